@@ -1,0 +1,1 @@
+"""Conversion scripts: one file a data set on one writer."""

@@ -1,0 +1,1 @@
+"""Cross-modality segmentation with nnU-Net v2."""

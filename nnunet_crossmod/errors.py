@@ -1,0 +1,32 @@
+"""The one exception a user is meant to read."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+__all__ = ["CrossmodError", "report_errors_in_one_line"]
+
+
+class CrossmodError(ValueError):
+    """Wrong input, told in one line that names the case, the file and the remedy."""
+
+
+def report_errors_in_one_line() -> None:
+    """Let a :class:`CrossmodError` that ends the process print its one line instead of a traceback.
+
+    nnU-Net's commands have no place of their own for this: an exception raised inside ``nnUNetv2_train`` would bury
+    the remedy under forty lines of frames. Every other exception keeps its traceback, and the exit code stays 1.
+    """
+    previous = sys.excepthook
+    if getattr(previous, "reports_crossmod_errors", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if issubclass(kind, CrossmodError):
+            print(f"Error: {error}", file=sys.stderr)
+        else:
+            previous(kind, error, traceback)
+
+    hook.reports_crossmod_errors = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
