@@ -1,5 +1,20 @@
 """What training and inference know about the data: the block, the loaders, the batch."""
 
+from nnunet_crossmod.data.batch import CrossModalBatch, Rows
 from nnunet_crossmod.data.block import Case, CrossmodBlock
+from nnunet_crossmod.data.dataset import CrossModalDataset, RegisteredScans
+from nnunet_crossmod.data.loader import BalancedDataLoader, RegisteredDataLoader, check_batch_size
+from nnunet_crossmod.data.random_convolution import random_convolution
 
-__all__ = ["Case", "CrossmodBlock"]
+__all__ = [
+    "BalancedDataLoader",
+    "Case",
+    "CrossModalBatch",
+    "CrossModalDataset",
+    "CrossmodBlock",
+    "RegisteredDataLoader",
+    "RegisteredScans",
+    "Rows",
+    "check_batch_size",
+    "random_convolution",
+]

@@ -186,7 +186,9 @@ def _case(
 ) -> Case:
     modality = entry.get("modality")
     if modality not in modalities:
-        raise CrossmodError(f"{where}: case {name!r} has modality {modality!r}, but the modalities are {list(modalities)}")
+        raise CrossmodError(
+            f"{where}: case {name!r} has modality {modality!r}, but the modalities are {list(modalities)}"
+        )
     annotated = entry.get("annotated")
     if annotated == "all":
         visible = frozenset(labels.values())

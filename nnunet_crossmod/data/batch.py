@@ -1,0 +1,130 @@
+"""A batch that knows the modality of its samples and what may be learnt from each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunet_crossmod.data.block import Case, CrossmodBlock
+
+__all__ = ["CrossModalBatch", "Rows", "rows"]
+
+Rows = slice | Tensor
+
+
+def rows(positions: Sequence[int], device: torch.device) -> Rows:
+    """An index for the given rows of a batch: a slice, thus a view without copy or transfer, where they are evenly
+    spaced (as in an interleaved batch), otherwise a tensor."""
+    if not positions:
+        return slice(0, 0)
+    step = positions[1] - positions[0] if len(positions) > 1 else 1
+    if step > 0 and list(positions) == list(range(positions[0], positions[-1] + 1, step)):
+        return slice(positions[0], positions[-1] + 1, step)
+    return torch.tensor(positions, device=device)
+
+
+@dataclass(frozen=True)
+class CrossModalBatch:
+    """Samples of several modalities, interleaved.
+
+    ``images`` (n, c, *s) without the modality channel; ``labels`` (n, *s_i) of every deep-supervision level, full
+    resolution first; ``modality`` (n,) indices; ``cases`` the n cases they were cut from. Labels that training may
+    not see are 0: use the labels of annotated rows only. ``registered`` says that the b-th samples of all modalities
+    show the same place of the same subject.
+    """
+
+    images: Tensor
+    labels: tuple[Tensor, ...]
+    modality: Tensor
+    cases: tuple[Case, ...]
+    block: CrossmodBlock
+    registered: bool = False
+
+    @classmethod
+    def from_loader(
+        cls,
+        loaded: Mapping[str, Any],
+        block: CrossmodBlock,
+        cases: Mapping[str, Case],
+        device: torch.device,
+        registered: bool = False,
+    ) -> CrossModalBatch:
+        """Take what nnU-Net's loader returns (``data``, ``target``, ``keys``) to the device."""
+        chosen = tuple(cases[str(key)] for key in loaded["keys"])
+        target = loaded["target"]
+        levels: Iterable[Tensor] = target if isinstance(target, list) else [target]
+        modality = torch.tensor([block.modalities.index(case.modality) for case in chosen])
+        if device.type == "cuda":
+            modality = modality.pin_memory()
+        return cls(
+            loaded["data"].to(device, non_blocking=True),
+            tuple(level[:, 0].to(device, non_blocking=True) for level in levels),
+            modality.to(device, non_blocking=True),
+            chosen,
+            block,
+            registered,
+        )
+
+    def rows_where(self, wanted: Callable[[Case], bool]) -> Rows:
+        """Index of the samples whose case is wanted."""
+        return rows([i for i, case in enumerate(self.cases) if wanted(case)], self.images.device)
+
+    def rows_of(self, modality: str) -> Rows:
+        """Index of one modality's samples."""
+        return self.rows_where(lambda case: case.modality == modality)
+
+    @property
+    def source_rows(self) -> Rows:
+        """Index of the samples of source modalities."""
+        return self.rows_where(lambda case: case.modality in self.block.source)
+
+    @property
+    def target_rows(self) -> Rows:
+        """Index of the samples of target modalities."""
+        return self.rows_where(lambda case: case.modality in self.block.target)
+
+    @property
+    def annotated_rows(self) -> Rows:
+        """Index of the samples of which training may see some label."""
+        return self.rows_where(lambda case: case.annotated)
+
+    @property
+    def annotations(self) -> list[tuple[tuple[int, ...], Rows]]:
+        """The annotated samples, grouped by the classes that are annotated in them."""
+        groups = sorted({tuple(sorted(case.visible)) for case in self.cases if case.annotated})
+        return [(group, self.rows_where(lambda case, g=group: tuple(sorted(case.visible)) == g)) for group in groups]  # type: ignore[misc]
+
+    def select(self, chosen: Rows) -> CrossModalBatch:
+        """The samples at the given rows as a batch of their own."""
+        positions = range(len(self.cases))[chosen] if isinstance(chosen, slice) else chosen.tolist()
+        return CrossModalBatch(
+            self.images[chosen],
+            tuple(level[chosen] for level in self.labels),
+            self.modality[chosen],
+            tuple(self.cases[i] for i in positions),
+            self.block,
+            self.registered,
+        )
+
+    @property
+    def source(self) -> CrossModalBatch:
+        """The samples of source modalities."""
+        return self.select(self.source_rows)
+
+    @property
+    def target(self) -> CrossModalBatch:
+        """The samples of target modalities."""
+        return self.select(self.target_rows)
+
+    def of(self, modality: str) -> CrossModalBatch:
+        """The samples of one modality."""
+        return self.select(self.rows_of(modality))
+
+    @property
+    def annotated(self) -> CrossModalBatch:
+        """The samples of which training may see some label."""
+        return self.select(self.annotated_rows)

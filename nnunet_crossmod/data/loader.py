@@ -1,0 +1,77 @@
+"""Loaders whose every batch holds every modality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+from nnunet_crossmod.data.dataset import CrossModalDataset, RegisteredScans
+from nnunet_crossmod.errors import CrossmodError
+
+__all__ = ["BalancedDataLoader", "RegisteredDataLoader", "check_batch_size"]
+
+
+def check_batch_size(batch_size: int, modalities: Sequence[str]) -> None:
+    """Raise :class:`CrossmodError` where a batch cannot hold a sample of every modality."""
+    if batch_size < len(modalities):
+        raise CrossmodError(
+            f"a batch of {batch_size} cannot hold the modalities {', '.join(modalities)}: set a batch size of at least "
+            f'{len(modalities)} (per GPU), as with "crossmod configure -d DATASET -b {len(modalities)} --name NAME"'
+        )
+
+
+class _SeenLocations(nnUNetDataLoader):  # type: ignore[misc]
+    def get_bbox(
+        self, data_shape: Any, force_fg: bool, class_locations: Mapping[Any, Any], *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """Where to crop: nnU-Net's choice, and anywhere in a case of which no label may be seen."""
+        if not force_fg and len(class_locations.get(self.annotated_classes_key, ())) == 0:
+            force_fg, class_locations = True, {}  # how nnU-Net spells "anywhere" in a data set with an ignore label
+        return super().get_bbox(data_shape, force_fg, class_locations, *args, **kwargs)  # type: ignore[no-any-return]
+
+
+class BalancedDataLoader(_SeenLocations):
+    """Draws the modalities in turn: A, B, A, B, … in every batch, cases of a modality uniformly.
+
+    Takes nnU-Net's own arguments; modalities that have no case in the data set are left out.
+    """
+
+    def __init__(self, data: CrossModalDataset, batch_size: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(data, batch_size, *args, **kwargs)
+        pools: dict[str, list[str]] = {}
+        for name, case in sorted(data.cases.items()):
+            pools.setdefault(case.modality, []).append(name)
+        self.modalities = [m for m in data.block.modalities if m in pools]
+        check_batch_size(batch_size, self.modalities)
+        self.pools = [pools[m] for m in self.modalities]
+
+    def get_indices(self) -> list[str]:
+        """The cases of one batch, interleaved by modality."""
+        pools = [self.pools[i % len(self.pools)] for i in range(self.batch_size)]
+        return [pool[np.random.randint(len(pool))] for pool in pools]  # noqa: NPY002 - nnU-Net seeds this generator
+
+
+class RegisteredDataLoader(_SeenLocations):
+    """Draws subjects and returns their scans as neighbouring samples, cropped and augmented in space alike."""
+
+    def __init__(self, data: RegisteredScans, batch_size: int, *args: Any, **kwargs: Any) -> None:
+        self.scans_per_subject = len(next(iter(data.groups.values())))
+        super().__init__(data, batch_size // self.scans_per_subject, *args, **kwargs)
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        """A batch of (subjects x modalities) samples, interleaved by modality."""
+        loaded = super().generate_train_batch()
+        scans = self.scans_per_subject
+
+        def unstack(stacked: Any) -> Any:
+            return stacked.reshape(stacked.shape[0] * scans, stacked.shape[1] // scans, *stacked.shape[2:])
+
+        target = loaded["target"]
+        return {
+            "data": unstack(loaded["data"]),
+            "target": [unstack(level) for level in target] if isinstance(target, list) else unstack(target),
+            "keys": [name for subject in loaded["keys"] for name in self._data.groups[str(subject)]],
+        }

@@ -1,0 +1,178 @@
+"""nnU-Net's planned U-Net, aware of the modality and able to return its features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import Tensor, nn
+
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext
+
+__all__ = ["Conditioning", "FeatureMaps", "ModalityUNet", "build_unet", "read_modality"]
+
+Conditioning = Literal["none", "encoder", "all"]
+
+
+class FeatureMaps(NamedTuple):
+    """What ``network(image, modality, features=True)`` returns; index i is the planned stage i, 0 at full resolution.
+
+    ``logits``: (n, k, *s) of the deep-supervision stages 0, 1, … (only stage 0 when deep supervision is off).
+    ``encoder``: (n, c_i, *s_i) of all stages, the last the bottleneck. ``decoder``: all stages but the bottleneck.
+    """
+
+    logits: list[Tensor]
+    encoder: list[Tensor]
+    decoder: list[Tensor]
+
+
+def read_modality(channel: Tensor, modalities: Sequence[str]) -> Tensor:
+    """Read each sample's modality from its modality channel.
+
+    Args:
+        channel: (n, *s); ``index + 1`` on the image, 0 on padding.
+        modalities: the names, in the order of the indices; only for the message.
+
+    Returns:
+        indices (n,), int64.
+
+    Raises:
+        CrossmodError: the channel is 0 everywhere, out of range or not constant on the image.
+    """
+    value = channel.flatten(1).amax(1)
+    index = value.round().long() - 1
+    level = value.reshape(-1, *[1] * (channel.ndim - 1))
+    constant = ((channel == 0) | ((channel - level).abs() < 0.01)).all() & ((value - value.round()).abs() < 0.01).all()
+    if not bool(constant & ((index >= 0) & (index < len(modalities))).all()):
+        raise CrossmodError(
+            f"the last input channel is no modality channel: it spans {float(channel.min()):.4g} to "
+            f"{float(channel.max()):.4g}, but must be one of "
+            f"{', '.join(f'{i + 1} ({name})' for i, name in enumerate(modalities))} on the image and 0 around it: "
+            'make it with "crossmod modality-channel -i SCANS -o INPUT -m MODALITY -d DATASET"'
+        )
+    return index
+
+
+class ModalityUNet(nn.Module):
+    """A planned network (``PlainConvUNet``, ``ResidualEncoderUNet``) that knows the modality of its input.
+
+    ``network(x)`` reads the modality from the last channel and returns logits as nnU-Net expects them;
+    ``network(image, modality)`` takes it from the caller; ``features=True`` also returns :class:`FeatureMaps`.
+    The parameters carry the names they have in the stock network.
+    """
+
+    def __init__(self, unet: Any, image_channels: int, modalities: Sequence[str], context: ModalityContext) -> None:
+        super().__init__()
+        self.encoder: nn.Module = unet.encoder
+        self.decoder: nn.Module = unet.decoder
+        self.image_channels = image_channels
+        self.modalities = tuple(modalities)
+        self.context = context
+
+    def forward(
+        self, x: Tensor, modality: Tensor | None = None, features: bool = False
+    ) -> Tensor | list[Tensor] | FeatureMaps:
+        """Segment.
+
+        Args:
+            x: images (n, c, *s); with ``modality=None`` followed by the modality channel (n, c + 1, *s).
+            modality: index of each sample's modality (n,).
+            features: return :class:`FeatureMaps` instead of logits.
+
+        Returns:
+            logits (n, k, *s), or a list of them, full resolution first, under deep supervision.
+
+        Raises:
+            CrossmodError: a modality channel that is missing or not valid.
+        """
+        if modality is None:
+            if x.shape[1] != self.image_channels + 1:
+                raise CrossmodError(
+                    f"got {x.shape[1]} input channel(s), expected {self.image_channels} image channel(s) and the "
+                    'modality channel: add it with "crossmod modality-channel -i SCANS -o INPUT -m MODALITY -d DATASET"'
+                )
+            modality = read_modality(x[:, -1], self.modalities)
+            x = x[:, :-1]
+        self.context.modality = modality
+        skips = self.encoder(x)
+        if features:
+            return self._decode_with_features(skips)
+        logits: Tensor | list[Tensor] = self.decoder(skips)
+        return logits
+
+    def _decode_with_features(self, skips: list[Tensor]) -> FeatureMaps:
+        decoder: Any = self.decoder
+        x = skips[-1]
+        maps = []
+        for upsample, stage, skip in zip(decoder.transpconvs, decoder.stages, reversed(skips[:-1]), strict=True):
+            x = stage(torch.cat((upsample(x), skip), 1))
+            maps.append(x)
+        levels = len(maps) if decoder.deep_supervision else 1
+        logits = [decoder.seg_layers[-1 - i](maps[-1 - i]) for i in range(levels)]
+        return FeatureMaps(logits, skips, maps[::-1])
+
+
+def build_unet(
+    architecture: dict[str, Any],
+    num_input_channels: int,
+    num_output_channels: int,
+    modalities: Sequence[str],
+    *,
+    conditioning: Conditioning = "encoder",
+    deep_supervision: bool = True,
+) -> ModalityUNet:
+    """Build the planned network with modality-conditional norms.
+
+    Args:
+        architecture: ``architecture`` of the plans' configuration; it is not changed.
+        num_input_channels: image channels plus the modality channel.
+        num_output_channels: classes k.
+        modalities: their names.
+        conditioning: which norms are conditional: none, the encoder's (as in AICL) or all.
+        deep_supervision: whether the decoder returns logits at every stage.
+
+    Raises:
+        NotImplementedError: a network without nnU-Net's U-Net encoder and decoder.
+    """
+    context = ModalityContext()
+    kwargs = deepcopy(architecture["arch_kwargs"])
+    imports = list(architecture["_kw_requires_import"])
+
+    def network(norm: Callable[..., nn.Module] | None) -> Any:
+        replaced = {} if norm is None else {"norm_op": norm}
+        built = get_network_from_plans(
+            architecture["network_class_name"],
+            {**kwargs, **replaced},
+            [name for name in imports if name not in replaced],
+            num_input_channels - 1,
+            num_output_channels,
+            allow_init=True,
+            deep_supervision=deep_supervision,
+        )
+        if not isinstance(getattr(built, "decoder", None), UNetDecoder):
+            raise NotImplementedError(
+                f"{architecture['network_class_name']} has no U-Net decoder: use nnU-Net's default or ResEnc planner"
+            )
+        return built
+
+    conditional = partial(ConditionalInstanceNorm, num_modalities=len(modalities), context=context)
+    unet = network(None if conditioning == "none" else conditional)
+    if conditioning == "encoder":
+        plain = network(None).encoder
+        decoder = UNetDecoder(
+            unet.encoder,
+            num_output_channels,
+            kwargs["n_conv_per_stage_decoder"],
+            deep_supervision,
+            nonlin_first=kwargs.get("nonlin_first", False),
+            norm_op=plain.norm_op,
+            norm_op_kwargs=plain.norm_op_kwargs,
+        )
+        unet.decoder = decoder.apply(unet.initialize)
+    return ModalityUNet(unet, num_input_channels - 1, modalities, context)

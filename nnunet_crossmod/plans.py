@@ -1,0 +1,141 @@
+"""Plans of one's own: a copy under a new name that carries hyper-parameters and, where asked for, a smaller network.
+
+A copy with the same ``data_identifier`` needs no new preprocessing and gets a results folder of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from nnunet_crossmod.errors import CrossmodError
+
+__all__ = ["PRESETS", "configure", "read_setting", "write_plans"]
+
+CPU_HYPERPARAMETERS: dict[str, Any] = {
+    "num_epochs": 20,
+    "num_iterations_per_epoch": 50,
+    "num_val_iterations_per_epoch": 4,
+    "save_every": 5,
+    "optimizer_name": "adamw",
+    "initial_lr": 2e-3,
+    "weight_decay": 1e-4,
+}
+
+
+def _shrink_for_cpu(configuration: dict[str, Any]) -> None:
+    """A network, patch and batch that two cores train in minutes."""
+    axes = len(configuration["patch_size"])
+    stages, base, widest, batch, most = (5, 16, 96, 12, 128**2) if axes == 2 else (4, 8, 64, 2, 16 * 64**2)
+    network = configuration["architecture"]["arch_kwargs"]
+    stages = min(stages, network["n_stages"])
+    network["n_stages"] = stages
+    network["features_per_stage"] = [min(base * 2**i, widest) for i in range(stages)]
+    for name in ("kernel_sizes", "strides"):
+        network[name] = network[name][:stages]
+    for name in ("n_conv_per_stage", "n_blocks_per_stage"):
+        if name in network:
+            network[name] = [min(n, 2) for n in network[name][:stages]]
+    network["n_conv_per_stage_decoder"] = [1] * (stages - 1)
+    configuration["batch_size"] = batch
+    multiple = [math.prod(axis) for axis in zip(*network["strides"], strict=True)]
+    patch = [max(m, size // m * m) for size, m in zip(configuration["patch_size"], multiple, strict=True)]
+    while math.prod(patch) > most:
+        axis = max(range(axes), key=lambda i: patch[i] / multiple[i])
+        if patch[axis] == multiple[axis]:
+            break
+        patch[axis] -= multiple[axis]
+    configuration["patch_size"] = patch
+
+
+PRESETS = {"cpu": (CPU_HYPERPARAMETERS, _shrink_for_cpu)}
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """``name=value`` with the value in JSON, or a bare word: ``fpc_weight=0.25``, ``gin=source``, ``seed=null``."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise CrossmodError(f"--set takes NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def configure(
+    plans: Mapping[str, Any],
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    preset: str | None = None,
+    batch_size: int | None = None,
+    patch_size: Sequence[int] | None = None,
+    configurations: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Copy plans under a new name.
+
+    Args:
+        plans: the plans to copy.
+        name: ``plans_name`` of the copy.
+        settings: hyper-parameters; they come on top of those of ``plans`` and of the preset.
+        preset: a key of :data:`PRESETS`; shrinks the configurations.
+        batch_size: of the ``configurations``.
+        patch_size: of the ``configurations``, in voxels.
+        configurations: which ones ``batch_size`` and ``patch_size`` are for; all of the right dimension if empty.
+
+    Raises:
+        CrossmodError: an unknown preset or configuration, or a patch that the network cannot halve often enough.
+    """
+    copy = deepcopy(dict(plans))
+    copy["plans_name"] = name
+    unknown = [c for c in configurations if c not in copy["configurations"]]
+    if unknown:
+        raise CrossmodError(
+            f"{plans['plans_name']} has no configuration {unknown[0]!r}; it has {', '.join(copy['configurations'])}"
+        )
+    hyperparameters: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise CrossmodError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+        hyperparameters, shrink = PRESETS[preset]
+        for planned in copy["configurations"].values():
+            if "architecture" in planned:
+                shrink(planned)
+    copy["crossmod"] = {**copy.get("crossmod", {}), **hyperparameters, **settings}
+    for key, planned in copy["configurations"].items():
+        if "architecture" not in planned or (configurations and key not in configurations):
+            continue
+        if batch_size is not None:
+            planned["batch_size"] = batch_size
+        if patch_size is not None and len(patch_size) == len(planned["patch_size"]):
+            planned["patch_size"] = _checked_patch(patch_size, planned, key)
+    return copy
+
+
+def _checked_patch(patch_size: Sequence[int], planned: Mapping[str, Any], key: str) -> list[int]:
+    strides = planned["architecture"]["arch_kwargs"]["strides"]
+    multiple = [math.prod(axis) for axis in zip(*strides, strict=True)]
+    if any(size <= 0 or size % m for size, m in zip(patch_size, multiple, strict=True)):
+        raise CrossmodError(
+            f"the network of {key} needs a patch size in multiples of {multiple}, got {list(patch_size)}"
+        )
+    return list(patch_size)
+
+
+def write_plans(plans: Mapping[str, Any], folder: Path, *, overwrite: bool = False) -> Path:
+    """Write plans beside the others of the data set, whole or not at all.
+
+    Raises:
+        CrossmodError: plans of that name exist.
+    """
+    file = folder / f"{plans['plans_name']}.json"
+    if file.exists() and not overwrite:
+        raise CrossmodError(f"{file} exists: choose another --name or add --overwrite")
+    partial = file.with_suffix(".json.partial")
+    partial.write_text(json.dumps(plans, indent=2))
+    partial.replace(file)
+    return file

@@ -1,0 +1,89 @@
+"""What is made of a network's own predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["Embedding", "OrganPatches", "dense_organ_patches", "labels_at", "organ_patches"]
+
+Embedding = Literal["mean", "flatten"]
+
+
+class OrganPatches(NamedTuple):
+    """``patches`` (p, d), the ``organs`` (p,) they were cut around and the ``sample`` (p,) they were cut from."""
+
+    patches: Tensor
+    organs: Tensor
+    sample: Tensor
+
+
+def labels_at(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring labels (n, *s) to another resolution by nearest neighbour: (n, *size)."""
+    resized = functional.interpolate(labels[:, None].float(), tuple(size), mode="nearest-exact")
+    return resized[:, 0].to(labels.dtype)
+
+
+def organ_patches(
+    features: Tensor, labels: Tensor, patch_size: Sequence[int], embedding: Embedding = "mean"
+) -> OrganPatches:
+    """Cut one cube of features around the centroid of every organ of every sample (PGPS).
+
+    Along each axis the cube's first index is ``round(centroid − (size − 1) / 2)``, shifted to keep the cube inside
+    the map. Centroids carry no gradient, features do.
+
+    Args:
+        features: (n, c, *f).
+        labels: (n, *f), integer; 0 and negative values are no organ.
+        patch_size: size of the cube in feature voxels, one number per axis; cut to the map.
+        embedding: ``"mean"`` pools the cube to d = c numbers, ``"flatten"`` keeps all d = c · ∏ patch_size.
+
+    Returns:
+        the patches of the organs that are present, sample by sample, organs in increasing order.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Source: AICL, MIDL 2026 submission, Eq. 2–3 (no released code). ``EB`` is not defined there: pooling is this
+    project's default.
+    """
+    organs = max(int(labels.max()), 0)
+    patches, present = dense_organ_patches(features, labels, patch_size, organs, embedding)
+    sample, organ = present.nonzero(as_tuple=True)
+    return OrganPatches(patches[sample, organ], organ + 1, sample)
+
+
+def dense_organ_patches(
+    features: Tensor, labels: Tensor, patch_size: Sequence[int], num_organs: int, embedding: Embedding = "mean"
+) -> tuple[Tensor, Tensor]:
+    """As :func:`organ_patches`, for organs 1 … num_organs, without asking which are present (no host sync).
+
+    Returns:
+        patches (n, num_organs, d) and ``present`` (n, num_organs); patches of absent organs hold no meaning.
+    """
+    axes = labels.ndim - 1
+    if features.ndim != axes + 2 or features.shape[2:] != labels.shape[1:] or len(patch_size) != axes:
+        raise ValueError(
+            f"expected features (n, c, *f), labels (n, *f) and one patch size per axis, got {tuple(features.shape)}, "
+            f"{tuple(labels.shape)} and {tuple(patch_size)}"
+        )
+    if embedding not in ("mean", "flatten"):
+        raise ValueError(f'embedding must be "mean" or "flatten", got {embedding!r}')
+    size = [min(max(int(s), 1), f) for s, f in zip(patch_size, labels.shape[1:], strict=True)]
+    organs = torch.arange(1, num_organs + 1, device=labels.device)
+    masks = (labels[:, None] == organs.view(1, -1, *[1] * axes)).float()
+    count = masks.flatten(2).sum(2)
+    windows = features
+    first = []
+    for axis, (length, width) in enumerate(zip(labels.shape[1:], size, strict=True)):
+        windows = windows.unfold(2 + axis, width, 1)
+        along = masks.sum([2 + other for other in range(axes) if other != axis])
+        centroid = along @ torch.arange(length, device=labels.device, dtype=along.dtype) / count.clamp(min=1)
+        first.append((centroid - (width - 1) / 2).round().long().clamp(0, length - width))
+    sample = torch.arange(len(labels), device=labels.device)[:, None]
+    cubes = windows.movedim(1, 1 + axes)[(sample, *first)]
+    return cubes.flatten(3).mean(3) if embedding == "mean" else cubes.flatten(2), count > 0

@@ -1,0 +1,106 @@
+"""A player: modules that share an optimiser and descend one objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from nnunet_crossmod.data.batch import CrossModalBatch
+from nnunet_crossmod.training.losses import Losses
+
+__all__ = ["Player", "only_trainable"]
+
+
+class Scheduler(Protocol):
+    """nnU-Net's schedulers are told the epoch."""
+
+    def step(self, epoch: int) -> None:
+        """Set the learning rate of the epoch."""
+
+
+@dataclass
+class Player:
+    """One of the networks that learn in turn.
+
+    Args:
+        name: how the log and the checkpoint call it.
+        modules: what it trains.
+        objective: batch and outputs → its loss terms.
+        optimizer: over the parameters of ``modules``.
+        scheduler: sets the learning rate at the start of an epoch; ``None`` keeps it constant.
+        clip: largest gradient norm, as in nnU-Net.
+    """
+
+    name: str
+    modules: Sequence[nn.Module]
+    objective: Callable[[CrossModalBatch, Any], Losses]
+    optimizer: torch.optim.Optimizer
+    scheduler: Scheduler | None = None
+    clip: float = 12.0
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters of all its modules."""
+        return [parameter for module in self.modules for parameter in module.parameters()]
+
+    def step(self, total: Tensor, scaler: Any | None) -> None:
+        """Descend: the only place where an optimiser steps.
+
+        Args:
+            total: scalar.
+            scaler: gradient scaler on CUDA, otherwise ``None``; the caller updates it once per iteration.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        (total if scaler is None else scaler.scale(total)).backward()
+        self._average_gradients()
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+
+    def _average_gradients(self) -> None:
+        """Across processes; a network wrapped in DistributedDataParallel has done so by itself."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        for module in self.modules:
+            if isinstance(module, nn.parallel.DistributedDataParallel):
+                continue
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= dist.get_world_size()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {
+            "modules": [module.state_dict() for module in self.modules],
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it from :meth:`state_dict`."""
+        for module, saved in zip(self.modules, state["modules"], strict=True):
+            module.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+@contextmanager
+def only_trainable(player: Player, players: Iterable[Player]) -> Iterator[None]:
+    """Freeze the parameters of all other players, so that an objective that runs through them costs no weight
+    gradients there."""
+    frozen = [p for other in players if other is not player for p in other.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)

@@ -1,0 +1,96 @@
+"""The supervised loss: on annotated samples only, whatever of them is annotated, at every deep-supervision level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from monai.losses import DiceFocalLoss
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import Tensor
+
+from nnunet_crossmod.data.batch import CrossModalBatch
+from nnunet_crossmod.losses import marginalise
+from nnunet_crossmod.losses.precision import full_precision
+
+__all__ = ["Criterion", "SegmentationLoss", "deep_supervision_weights", "dice_ce", "dice_focal", "supervised_loss"]
+
+SegmentationLoss = Literal["dice_ce", "dice_focal"]
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def dice_ce(batch_dice: bool, ddp: bool, ignore_label: int | None) -> Criterion:
+    """nnU-Net's own Dice and cross-entropy."""
+    criterion: Criterion = DC_and_CE_loss(
+        {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": False, "ddp": ddp},
+        {},
+        weight_ce=1,
+        weight_dice=1,
+        ignore_label=ignore_label,
+        dice_class=MemoryEfficientSoftDiceLoss,
+    )
+    return criterion
+
+
+def dice_focal(ignore_label: int | None) -> Criterion:
+    """MONAI's ``DiceFocalLoss``: softmax Dice with squared denominator, mean over samples and classes, and focal loss
+    with γ = 2.
+
+    MONAI's Dice-focal takes the *per-class sigmoid* focal loss, which is the variant of the code AICL builds on.
+    Voxels of the ignore label count as background predicted for certain: they carry no gradient.
+    """
+    monai = DiceFocalLoss(softmax=True, to_onehot_y=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-6, gamma=2.0)
+
+    def criterion(logits: Tensor, labels: Tensor) -> Tensor:
+        if ignore_label is not None:
+            ignored = labels == ignore_label
+            certain = torch.full((1, logits.shape[1], *[1] * (logits.ndim - 2)), -20.0, device=logits.device)
+            certain[:, 0] = 20.0
+            logits = torch.where(ignored, certain, logits)
+            labels = labels.masked_fill(ignored, 0)
+        loss: Tensor = monai(logits, labels)
+        return loss
+
+    return criterion
+
+
+def deep_supervision_weights(levels: int) -> list[float]:
+    """nnU-Net's weights: halved from level to level, none for the lowest, together 1."""
+    weights = np.array([1 / 2**level for level in range(levels)])
+    if levels > 1:
+        weights[-1] = 0
+    return [float(weight) for weight in weights / weights.sum()]
+
+
+@full_precision
+def _level_loss(criterion: Criterion, logits: Tensor, labels: Tensor, annotated: Sequence[int]) -> Tensor:
+    merged, renumbered = marginalise(logits, labels, annotated)
+    return criterion(merged, renumbered[:, None])
+
+
+def supervised_loss(criterion: Criterion, logits: Sequence[Tensor], batch: CrossModalBatch) -> Tensor:
+    """Mean over the annotated samples; a class that a case does not annotate is merged into its background.
+
+    Args:
+        criterion: logits (n, k, *s), labels (n, 1, *s) → scalar.
+        logits: (n, k, *s_i) of every deep-supervision level, for all samples of ``batch``.
+        batch: the samples.
+
+    Returns:
+        scalar; 0, with a gradient path, where no sample is annotated.
+    """
+    groups = batch.annotations
+    if not groups:
+        return logits[0].sum() * 0
+    samples = [sum(set(case.visible) == set(classes) for case in batch.cases) for classes, _ in groups]
+    total = logits[0].new_zeros((), dtype=torch.float32)
+    for level, weight in enumerate(deep_supervision_weights(len(logits))):
+        if weight == 0:
+            continue
+        for (classes, chosen), count in zip(groups, samples, strict=True):
+            loss = _level_loss(criterion, logits[level][chosen], batch.labels[level][chosen], classes)
+            total = total + weight * count / sum(samples) * loss
+    return total

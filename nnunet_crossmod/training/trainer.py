@@ -1,0 +1,499 @@
+"""The base of all trainers: *when* things happen. *What* a method computes stands in its own file in ``trainers/``."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+
+from nnunet_crossmod.data import (
+    BalancedDataLoader,
+    Case,
+    CrossModalBatch,
+    CrossModalDataset,
+    CrossmodBlock,
+    RegisteredDataLoader,
+    RegisteredScans,
+    check_batch_size,
+    random_convolution,
+)
+from nnunet_crossmod.errors import CrossmodError, report_errors_in_one_line
+from nnunet_crossmod.nn import build_unet
+from nnunet_crossmod.nn.unet import Conditioning
+from nnunet_crossmod.training import hyperparameters
+from nnunet_crossmod.training.losses import Losses
+from nnunet_crossmod.training.player import Player, only_trainable
+from nnunet_crossmod.training.record import LossRecord
+from nnunet_crossmod.training.supervision import SegmentationLoss, dice_ce, dice_focal, supervised_loss
+
+__all__ = ["CrossModalTrainer"]
+
+MODALITIES = "modalities"  # the one entry of the plans' "crossmod" that is no hyper-parameter
+
+
+class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
+    """Composes a cross-modal training step on nnU-Net's loop.
+
+    A method overrides :meth:`forward` (batch → outputs of its own) and :meth:`objective` (batch, outputs → loss terms
+    of the segmenter); where it has them :meth:`build_heads` (modules trained along with the network and dropped at
+    inference), :meth:`build_players` (opponents) and :meth:`after_step`.
+
+    Annotated class attributes are hyper-parameters: ``"crossmod": {"name": value}`` in a copy of the plans overrides
+    them (``crossmod configure``).
+    """
+
+    num_epochs: int = 1000
+    num_iterations_per_epoch: int = 250
+    num_val_iterations_per_epoch: int = 50
+    save_every: int = 50
+    optimizer_name: Literal["sgd", "adam", "adamw"] = "sgd"
+    initial_lr: float = 1e-2
+    weight_decay: float = 3e-5
+    oversample_foreground_percent: float = 0.33
+    enable_deep_supervision: bool = True
+    segmentation_loss: SegmentationLoss = "dice_ce"
+    conditioning: Conditioning = "none"
+    gin: Literal["off", "source", "all"] = "off"
+    gin_probability: float = 1.0
+    forbid_annotated_target: bool = False
+    seed: int | None = None
+
+    _hyperparameter_types: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        # here, not later: nnU-Net forgets the modules of external trainers, and with them what annotations mean
+        cls._hyperparameter_types = hyperparameters.types_of(cls)
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        report_errors_in_one_line()
+        block = CrossmodBlock.from_dataset_json(dataset_json)
+        overrides = {name: value for name, value in plans.get("crossmod", {}).items() if name != MODALITIES}
+        options = hyperparameters.resolve(
+            type(self), self._hyperparameter_types, overrides, f"{plans['plans_name']}.json"
+        )
+        self.block = block
+        self.dataset_class: Any = None
+        self._check_input(plans, configuration, options)
+        # the network is built from the plans alone, also at inference: they record what was trained
+        plans["crossmod"] = {**options, MODALITIES: list(block.modalities)}
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        for name, value in options.items():
+            setattr(self, name, value)
+        self.iteration = 0
+        self.seen: dict[str, Case] = {}
+        self.players: list[Player] = []
+        self.heads = nn.ModuleDict()
+        self.record: LossRecord | None = None
+
+    # ---- what a method says ------------------------------------------------------------------------------------
+
+    def see(self, case: Case) -> Case | None:
+        """What the training sees of a case of its fold; ``None`` leaves the case out."""
+        return case
+
+    def uses_registered_pairs(self) -> bool:
+        """Whether batches hold registered scans of one subject, cropped and augmented alike."""
+        return False
+
+    def build_heads(self) -> nn.ModuleDict:
+        """Modules trained along with the network that inference does not need. Buffers here survive ``--c``."""
+        return nn.ModuleDict()
+
+    def build_players(self, segmenter: Player) -> list[Player]:
+        """The players in the order in which they step."""
+        return [segmenter]
+
+    def forward(self, batch: CrossModalBatch) -> Any:
+        """Run the network (under autocast); the outputs go to every objective."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its forward pass is")
+
+    def objective(self, batch: CrossModalBatch, outputs: Any) -> Losses:
+        """The segmenter's loss terms."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its segmenter descends")
+
+    def after_step(self, batch: CrossModalBatch, outputs: Any) -> None:
+        """After all players have stepped, without gradient: prototypes, queues."""
+
+    # ---- what a method may use ---------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Iterations done since the training began."""
+        return int(self.current_epoch) * self.num_iterations_per_epoch + self.iteration
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, 0 … 1."""
+        return self.step / (self.num_epochs * self.num_iterations_per_epoch)
+
+    @property
+    def bare_network(self) -> nn.Module:
+        """The network without the wrappers of torch.compile and DistributedDataParallel."""
+        module = self.network.module if self.is_ddp else self.network
+        return module._orig_mod if isinstance(module, OptimizedModule) else module
+
+    def supervised_loss(self, logits: Sequence[Tensor], batch: CrossModalBatch) -> Tensor:
+        """The supervised term over all deep-supervision levels, on annotated samples and classes only."""
+        return supervised_loss(self.criterion, logits, batch)
+
+    # ---- the network -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The planned network, conditioned on the modality; nnU-Net calls this on the class at inference."""
+        report_errors_in_one_line()
+        recorded = plans_manager.plans.get("crossmod", {})
+        if MODALITIES not in recorded:
+            raise CrossmodError(
+                f"the plans {plans_manager.plans_name} do not say which modalities {cls.__name__} was trained on: use "
+                "the plans.json of its results folder"
+            )
+        return build_unet(
+            configuration_manager.configuration["architecture"],
+            num_input_channels,
+            num_output_channels,
+            recorded[MODALITIES],
+            conditioning=recorded.get("conditioning", cls.conditioning),
+            deep_supervision=enable_deep_supervision,
+        )
+
+    # ---- setting up --------------------------------------------------------------------------------------------
+
+    def _check_input(self, plans: dict[str, Any], configuration: str, options: dict[str, Any]) -> None:
+        """Everything that can be wrong with the input is found here, before nnU-Net writes its first file."""
+        planned = plans["configurations"].get(configuration)
+        if planned is None:
+            raise CrossmodError(
+                f"{plans['plans_name']}.json has no configuration {configuration!r}; it has "
+                f"{', '.join(plans['configurations'])}"
+            )
+        if "previous_stage" in planned:
+            raise NotImplementedError(
+                f"{configuration} is a cascade, which cross-modal trainers do not do: train 3d_fullres or 2d instead"
+            )
+        if options["forbid_annotated_target"]:
+            annotated = [c.name for c in self.block.cases.values() if c.modality in self.block.target and c.annotated]
+            if annotated:
+                raise CrossmodError(
+                    f"case {annotated[0]!r} is of the target modality and annotated for training, which "
+                    f'{type(self).__name__} forbids: set its "annotated" to [] in dataset.json (nnUNet_raw and '
+                    "nnUNet_preprocessed), or set forbid_annotated_target=false"
+                )
+        while (parent := planned.get("inherits_from")) is not None:
+            planned = {**plans["configurations"][parent], **{k: v for k, v in planned.items() if k != "inherits_from"}}
+        check_batch_size(planned["batch_size"], self._modalities_in_a_batch())
+        if nnUNet_preprocessed.is_set():
+            folder = Path(nnUNet_preprocessed) / plans["dataset_name"] / planned["data_identifier"]
+            if not folder.is_dir():
+                raise CrossmodError(f"{folder} does not exist: run nnUNetv2_preprocess -c {configuration} first")
+            self.block.check_files(infer_dataset_class(str(folder)).get_identifiers(str(folder)), str(folder))
+
+    def _modalities_in_a_batch(self) -> list[str]:
+        seen = [case for case in map(self.see, self.block.cases.values()) if case is not None]
+        return [m for m in self.block.modalities if any(case.modality == m for case in seen)]
+
+    def initialize(self) -> None:
+        """Build network, heads, optimisers and losses."""
+        if self.seed is not None:
+            torch.manual_seed(self.seed)
+            np.random.seed(self.seed)  # noqa: NPY002 - the generator that nnU-Net's augmentation draws from
+        super().initialize()
+        check_batch_size(self.batch_size, self._modalities_in_a_batch())
+        ignore = self.label_manager.ignore_label
+        self.criterion = (
+            dice_ce(self.configuration_manager.batch_dice, self.is_ddp, ignore)
+            if self.segmentation_loss == "dice_ce"
+            else dice_focal(ignore)
+        )
+        segmenter = Player("segmenter", [self.network, self.heads], self.objective, self.optimizer, self.lr_scheduler)
+        self.players = self.build_players(segmenter)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """One optimiser for network and heads, on nnU-Net's polynomial schedule."""
+        self.heads = self.build_heads().to(self.device)
+        optimizer = self.optimizer_for([self.network, self.heads])
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def optimizer_for(self, modules: Sequence[nn.Module]) -> torch.optim.Optimizer:
+        """The optimiser the hyper-parameters name.
+
+        Norms and biases are not decayed: an affine of a modality that gets no gradient in a step would drift to zero.
+        """
+        parameters = [parameter for module in modules for parameter in module.parameters()]
+        norms = {
+            id(parameter)
+            for module in modules
+            for layer in module.modules()
+            if "Norm" in type(layer).__name__
+            for parameter in layer.parameters(recurse=False)
+        }
+        kept = [p for p in parameters if p.ndim < 2 or id(p) in norms]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim >= 2 and id(p) not in norms]},
+            {"params": kept, "weight_decay": 0.0},
+        ]
+        if self.optimizer_name == "sgd":
+            return torch.optim.SGD(
+                groups, self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True
+            )
+        kind = torch.optim.Adam if self.optimizer_name == "adam" else torch.optim.AdamW
+        return kind(groups, self.initial_lr, weight_decay=self.weight_decay)
+
+    # ---- data --------------------------------------------------------------------------------------------------
+
+    def get_tr_and_val_datasets(self) -> tuple[CrossModalDataset, CrossModalDataset]:
+        """The fold's cases as training and online validation may see them.
+
+        Online validation chooses ``checkpoint_best``: it sees what training may see, no label more. The validation
+        after training uses every label of the fold.
+        """
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        training, validation = (
+            {name: case for name in names if (case := self.see(self.block.cases[name])) is not None}
+            for names in self.do_split()
+        )
+        validation = {name: case for name, case in validation.items() if case.annotated}
+        for what, cases in (("training", training), ("validation", validation)):
+            if not any(case.annotated for case in cases.values()):
+                raise CrossmodError(
+                    f"fold {self.fold} has no annotated {what} case that {type(self).__name__} may use: annotate one "
+                    'in the "crossmod" block of dataset.json, or write other splits_final.json'
+                )
+        self.seen = training
+        self.print_to_log_file(self._what_is_seen(training, validation))
+        folder, kind = self.preprocessed_dataset_folder, self.dataset_class
+        return (
+            CrossModalDataset(kind(folder, sorted(training)), training, self.block),
+            CrossModalDataset(kind(folder, sorted(validation)), validation, self.block, keep_modality_channel=True),
+        )
+
+    def _what_is_seen(self, training: dict[str, Case], validation: dict[str, Case]) -> str:
+        def told(cases: dict[str, Case], modality: str) -> str:
+            of = [case for case in cases.values() if case.modality == modality]
+            return f"{len(of)} ({sum(case.annotated for case in of)} annotated)"
+
+        parts = [f"{m}: {told(training, m)}, validation {told(validation, m)}" for m in self.block.modalities]
+        return "Cases seen in training: " + "; ".join(parts)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """A modality-balanced loader for training and nnU-Net's own for validation."""
+        patch_size = self.configuration_manager.patch_size
+        scales = self._get_deep_supervision_scales()
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        labels = self.label_manager
+        train_transforms = self.get_training_transforms(
+            patch_size,
+            rotation,
+            scales,
+            mirror_axes,
+            dummy_2d,
+            use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
+            foreground_labels=labels.foreground_labels,
+            ignore_label=labels.ignore_label,
+        )
+        validation_transforms = self.get_validation_transforms(
+            scales, foreground_labels=labels.foreground_labels, ignore_label=labels.ignore_label
+        )
+        training, validation = self.get_tr_and_val_datasets()
+        registered = self.uses_registered_pairs()
+        sampling = {
+            "oversample_foreground_percent": self.oversample_foreground_percent,
+            "probabilistic_oversampling": self.probabilistic_oversampling,
+        }
+        train_loader = (RegisteredDataLoader if registered else BalancedDataLoader)(
+            RegisteredScans(training) if registered else training,
+            self.batch_size,
+            initial_patch_size,
+            patch_size,
+            labels,
+            transforms=train_transforms,
+            **sampling,
+        )
+        validation_loader = nnUNetDataLoader(
+            validation, self.batch_size, patch_size, patch_size, labels, transforms=validation_transforms, **sampling
+        )
+        workers = get_allowed_n_proc_DA()
+        loaders = (
+            self._in_background(train_loader, workers, max(6, workers // 2)),
+            self._in_background(validation_loader, max(1, workers // 2) if workers else 0, max(3, workers // 4)),
+        )
+        for loader in loaders:
+            next(loader)
+        return loaders
+
+    def _in_background(self, loader: nnUNetDataLoader, workers: int, cached: int) -> Any:
+        if workers == 0:
+            return SingleThreadedAugmenter(loader, None)
+        seeds = None if self.seed is None else [self.seed + i for i in range(workers)]
+        return NonDetMultiThreadedAugmenter(
+            loader, None, workers, cached, seeds, pin_memory=self.device.type == "cuda", wait_time=0.002
+        )
+
+    # ---- the step ----------------------------------------------------------------------------------------------
+
+    def train_step(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """One iteration: every player descends its objective in turn. Values stay on the device."""
+        batch = CrossModalBatch.from_loader(
+            loaded, self.block, self.seen, self.device, registered=self.uses_registered_pairs()
+        )
+        batch = self._augment_intensity(batch)
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            outputs = self.forward(batch)
+        terms: dict[str, Tensor] = {}
+        total: Tensor | None = None
+        for player in self.players:
+            with only_trainable(player, self.players):
+                with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+                    losses = player.objective(batch, outputs)
+                loss = losses.total()
+                player.step(loss, self.grad_scaler)
+            terms.update({f"{player.name}/{name}": value.detach() for name, value in losses.terms.items()})
+            if player.name == "segmenter":
+                total = loss.detach()
+        if self.grad_scaler is not None:
+            self.grad_scaler.update()
+        with torch.no_grad():
+            self.after_step(batch, outputs)
+        self.iteration += 1
+        return {"loss": total, "terms": terms}
+
+    def _augment_intensity(self, batch: CrossModalBatch) -> CrossModalBatch:
+        if self.gin == "off":
+            return batch
+        chosen = slice(None) if self.gin == "all" else batch.source_rows
+        originals = batch.images[chosen]
+        convolved = random_convolution(originals)
+        if self.gin_probability < 1:
+            kept = torch.rand(len(originals), device=originals.device) >= self.gin_probability
+            convolved = torch.where(kept.view(-1, *[1] * (originals.ndim - 1)), originals, convolved)
+        images = batch.images.clone()
+        images[chosen] = convolved
+        return replace(batch, images=images)
+
+    # ---- the epoch ---------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Nothing is trained before the input was found right; the record begins where the training does."""
+        super().on_train_start()
+        if self.local_rank == 0:
+            self.record = LossRecord(Path(self.output_folder), self.current_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Set the learning rate of every player."""
+        super().on_train_epoch_start()
+        self.iteration = 0
+        for player in self.players:
+            for module in player.modules:
+                module.train()
+            if player.scheduler is not None and player.optimizer is not self.optimizer:
+                player.scheduler.step(self.current_epoch)
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Bring the terms to the host once, check and log them."""
+        losses = torch.stack([output["loss"] for output in train_outputs]).cpu().numpy()
+        names = list(dict.fromkeys(name for output in train_outputs for name in output["terms"]))
+        means = {
+            name: float(torch.stack([o["terms"][name] for o in train_outputs if name in o["terms"]]).mean())
+            for name in names
+        }
+        for name, mean in means.items():
+            if not np.isfinite(mean):
+                player, term = name.split("/", 1)
+                raise CrossmodError(
+                    f"term {term!r} of player {player!r} is {mean} in epoch {self.current_epoch}; the checkpoints in "
+                    f"{self.output_folder} are from before: lower initial_lr or the weight of the term, then continue "
+                    "with --c"
+                )
+        super().on_train_epoch_end([{"loss": loss} for loss in losses])
+        self.print_to_log_file("terms", ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
+        for logger in self.logger.loggers:
+            for name, mean in means.items():
+                logger.log(name, mean, self.current_epoch)
+        if self.record is not None:
+            self.record.add(self.current_epoch, means, lr=self.optimizer.param_groups[0]["lr"])
+            self.record.draw()
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint, with heads and players beside the network; never half-written."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        buffer = io.BytesIO()
+        super().save_checkpoint(buffer)
+        buffer.seek(0)
+        checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
+        checkpoint["crossmod"] = {
+            "heads": self.heads.state_dict(),
+            "players": {player.name: player.state_dict() for player in self._opponents()},
+        }
+        temporary = f"{filename}.partial"
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Continue every player where it stopped."""
+        super().load_checkpoint(filename_or_checkpoint)
+        saved = torch.load(filename_or_checkpoint, map_location=self.device, weights_only=False)["crossmod"]
+        self.heads.load_state_dict(saved["heads"])
+        for player in self._opponents():
+            player.load_state_dict(saved["players"][player.name])
+
+    def _opponents(self) -> list[Player]:
+        return [player for player in self.players if player.optimizer is not self.optimizer]
+
+    def opponent(
+        self,
+        name: str,
+        module: nn.Module,
+        objective: Callable[[CrossModalBatch, Any], Losses],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+        constant: bool = False,
+    ) -> Player:
+        """A player of its own: Adam, on nnU-Net's polynomial schedule unless ``constant``."""
+        module.to(self.device)
+        optimizer = torch.optim.Adam(module.parameters(), lr, betas=betas)
+        scheduler = None if constant else PolyLRScheduler(optimizer, lr, self.num_epochs)
+        return Player(name, [module], objective, optimizer, scheduler)
+
+
+def overridden(plans: dict[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters that plans override."""
+    return deepcopy({name: value for name, value in plans.get("crossmod", {}).items() if name != MODALITIES})

@@ -1,0 +1,101 @@
+"""AICL: adaptive inter-organ contrastive learning (MIDL 2026 submission)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_crossmod.data import CrossModalBatch
+from nnunet_crossmod.losses import class_descriptors, feature_patch_contrast, structural_consistency
+from nnunet_crossmod.pseudo_labels import Embedding, dense_organ_patches, labels_at
+from nnunet_crossmod.training import CrossModalTrainer, Losses
+
+
+class Outputs(NamedTuple):
+    """``logits`` of every deep-supervision level, ``bottleneck`` F (n, c, *f), ``decoder`` features (n, d, *s)."""
+
+    logits: list[Tensor]
+    bottleneck: Tensor
+    decoder: Tensor
+
+
+class AICLTrainer(CrossModalTrainer):
+    """l = l_sup + csc_weight · l_csc + fpc_weight · l_fpc (Eq. 6) on an encoder with conditional instance norm (Eq. 1).
+
+    Differs from the paper: the contrastive terms join after ``warm_up`` of the training, when pseudo-labels have taken
+    shape; unpaired scans are compared by class descriptors, since flattened probability maps presuppose registration.
+    """
+
+    conditioning = "encoder"
+    segmentation_loss = "dice_focal"
+    optimizer_name = "adam"
+    initial_lr = 1e-4
+    weight_decay = 1e-5
+
+    warm_up: float = 0.3
+    fpc_weight: float = 0.5
+    fpc_temperature: float = 0.07
+    fpc_mode: Literal["all", "literal"] = "all"
+    patch_size: tuple[int, ...] | None = None
+    """PS in input voxels; ``null`` is two bottleneck voxels along every axis."""
+    patch_width: Literal["full", "literal"] = "full"
+    """Width of the cube: PS (the stated size of the embedding), or 2 · PS (Eq. 3 as printed)."""
+    patch_embedding: Embedding = "mean"
+    csc_weight: float = 1.0
+    csc_temperature: float = 0.5
+    csc_directions: Literal["both", "source_to_target"] = "both"
+    pairing: Literal["auto", "registered", "unpaired"] = "auto"
+
+    def uses_registered_pairs(self) -> bool:
+        return self.pairing == "registered" or (self.pairing == "auto" and self.block.registered)
+
+    def forward(self, batch: CrossModalBatch) -> Outputs:
+        maps = self.network(batch.images, batch.modality, features=True)
+        return Outputs(maps.logits, maps.encoder[-1], maps.decoder[0])
+
+    def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
+        losses = Losses().add("sup", self.supervised_loss(outputs.logits, batch))
+        if self.progress >= self.warm_up:
+            losses.add("csc", self.structural_consistency(batch, outputs), self.csc_weight)
+            losses.add("fpc", self.organ_patch_contrast(batch, outputs), self.fpc_weight)
+        return losses
+
+    def organ_patch_contrast(self, batch: CrossModalBatch, outputs: Outputs) -> Tensor:
+        """PGPS (Eq. 2-3), then l_fpc (Eq. 4)."""
+        prediction = outputs.logits[0].detach().argmax(1)
+        features = outputs.bottleneck
+        organs = outputs.logits[0].shape[1] - 1
+        patches, present = dense_organ_patches(
+            features,
+            labels_at(prediction, features.shape[2:]),
+            self.bottleneck_patch_size(),
+            organs,
+            self.patch_embedding,
+        )
+        organ = torch.arange(organs, device=features.device).masked_fill(~present, -1)
+        modality = batch.modality[:, None].expand_as(present)
+        return feature_patch_contrast(
+            patches.flatten(0, 1), organ.flatten(), modality.flatten(), self.fpc_temperature, self.fpc_mode
+        )
+
+    def bottleneck_patch_size(self) -> list[int]:
+        """PS in bottleneck voxels: at least 1; :func:`dense_organ_patches` cuts it to the map."""
+        stride = np.prod(self.configuration_manager.pool_op_kernel_sizes, axis=0)
+        size = 2 * stride if self.patch_size is None else np.array(self.patch_size)
+        widened = 2 * size if self.patch_width == "literal" else size
+        return [max(1, round(width)) for width in widened / stride]
+
+    def structural_consistency(self, batch: CrossModalBatch, outputs: Outputs) -> Tensor:
+        """l_csc (Eq. 5) between the b-th sample of the source and the b-th of the target."""
+        probabilities = outputs.logits[0].softmax(1)
+        described = probabilities.flatten(2) if batch.registered else class_descriptors(outputs.decoder, probabilities)
+        source, target = described[batch.source_rows], described[batch.target_rows]
+        pairs = min(len(source), len(target))
+        source, target = source[:pairs], target[:pairs]
+        forth = structural_consistency(source, target, self.csc_temperature)
+        if self.csc_directions == "source_to_target":
+            return forth
+        return (forth + structural_consistency(target, source, self.csc_temperature)) / 2

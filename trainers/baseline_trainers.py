@@ -1,0 +1,70 @@
+"""The rows every comparison needs: floor, joint training, ceiling."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from nnunet_crossmod.data import Case, CrossModalBatch
+from nnunet_crossmod.training import CrossModalTrainer, Losses
+
+
+class Outputs(NamedTuple):
+    """``logits`` of every deep-supervision level for the annotated samples."""
+
+    logits: list[Tensor]
+
+
+class _SupervisedTrainer(CrossModalTrainer):
+    """The supervised terms alone; samples without any annotation do not pass the network."""
+
+    def forward(self, batch: CrossModalBatch) -> Outputs:
+        rows = batch.annotated_rows
+        return Outputs(self.network(batch.images[rows], batch.modality[rows], features=True).logits)
+
+    def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
+        return Losses().add("sup", self.supervised_loss(outputs.logits, batch.annotated))
+
+
+class SourceOnlyTrainer(_SupervisedTrainer):
+    """The floor: nnU-Net on the source modality, applied to the target as it is."""
+
+    forbid_annotated_target = True
+
+    def see(self, case: Case) -> Case | None:
+        return case if case.modality in self.block.source and case.annotated else None
+
+
+class JointTrainer(_SupervisedTrainer):
+    """AICL's own baseline row: its conditional norms and its supervised terms, in both modalities where annotated."""
+
+    conditioning = "encoder"
+    segmentation_loss = "dice_focal"
+    optimizer_name = "adam"
+    initial_lr = 1e-4
+    weight_decay = 1e-5
+
+
+class TargetSupervisedTrainer(_SupervisedTrainer):
+    """The ceiling: nnU-Net on the target modality WITH ITS LABELS, whatever the block says training may see."""
+
+    def see(self, case: Case) -> Case | None:
+        if case.modality not in self.block.target or not case.labelled:
+            return None
+        return replace(case, visible=frozenset(self.block.labels.values()))
+
+    def on_train_start(self) -> None:
+        self.print_to_log_file(
+            "\n"
+            + "#" * 88
+            + "\nTargetSupervisedTrainer READS THE LABELS OF THE TARGET MODALITY. It is the upper bound "
+            "of a comparison;\nits figures are not those of unsupervised adaptation.\n" + "#" * 88,
+            add_timestamp=False,
+        )
+        super().on_train_start()
+
+    def perform_actual_validation(self, *args: Any, **kwargs: Any) -> None:
+        self.print_to_log_file("TargetSupervisedTrainer was trained on labels of the target modality.")
+        super().perform_actual_validation(*args, **kwargs)
