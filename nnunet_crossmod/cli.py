@@ -1,2 +1,217 @@
-def main() -> int:
-    return 0
+"""``crossmod``: what nnU-Net lacks, with nnU-Net's flag letters."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_crossmod.errors import CrossmodError
+
+__all__ = ["main"]
+
+DATASETS = {
+    "phantom": "cardiac-like phantom in two modalities, made by code",
+    "mscmrseg": "MS-CMRSeg 2019: bSSFP, LGE and T2 cardiac MR",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. Wrong input is told in one line on stderr."""
+    parser = argparse.ArgumentParser(prog="crossmod", description="Cross-modality segmentation with nnU-Net v2.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_trainers_dir(commands)
+    _add_doctor(commands)
+    _add_convert(commands, sys.argv[1:] if arguments is None else arguments)
+    _add_configure(commands)
+    _add_modality_channel(commands)
+    _add_evaluate(commands)
+    _add_demo(commands)
+    parsed = parser.parse_args(arguments)
+    try:
+        code: int = parsed.run(parsed) or 0
+    except (CrossmodError, NotImplementedError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    return code
+
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def _command(commands: Commands, name: str, summary: str, description: str = "") -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description or summary[0].upper() + summary[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_trainers_dir(commands: Commands) -> None:
+    def run(_: argparse.Namespace) -> None:
+        from nnunet_crossmod.paths import trainers_folder
+
+        print(trainers_folder())
+
+    description = (
+        "Print the folder of the trainers, for nnU-Net's own variable:\n\n"
+        '  export nnUNet_extTrainer="$(crossmod trainers-dir)"'
+    )
+    _command(commands, "trainers-dir", "print the folder that nnUNet_extTrainer must name", description).set_defaults(
+        run=run
+    )
+
+
+def _add_doctor(commands: Commands) -> None:
+    def run(_: argparse.Namespace) -> int:
+        from nnunet_crossmod.doctor import examine
+
+        return 1 if examine() else 0
+
+    _command(commands, "doctor", "say what is installed, what is wrong and how to mend it").set_defaults(run=run)
+
+
+def _add_convert(commands: Commands, arguments: Sequence[str]) -> None:
+    parser = _command(commands, "convert", "write a data set as nnU-Net raw with its crossmod block")
+    datasets = parser.add_subparsers(dest="dataset", metavar="NAME", required=True)
+    for name, summary in DATASETS.items():
+        command = _command(datasets, name, summary)
+        if name in arguments:
+            module = importlib.import_module(f"nnunet_crossmod.dataset_conversion.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+
+
+def _add_configure(commands: Commands) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from nnunet_crossmod.paths import dataset_folder
+        from nnunet_crossmod.plans import configure, read_setting, write_plans
+
+        folder = dataset_folder("nnUNet_preprocessed", args.dataset_id)
+        original = folder / f"{args.plans}.json"
+        if not original.is_file():
+            found = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json")))
+            raise CrossmodError(f"{original} does not exist; plans of this data set: {found or 'none, plan it first'}")
+        settings = dict(map(read_setting, args.set))
+        if args.trainer is not None:
+            _check_settings(args.trainer, settings)
+        plans = configure(
+            json.loads(original.read_text()),
+            args.name,
+            settings,
+            preset=args.preset,
+            batch_size=args.batch_size,
+            patch_size=args.patch_size,
+            configurations=args.configurations,
+        )
+        file = write_plans(plans, folder, overwrite=args.overwrite)
+        print(f"{file}\nTrain with: nnUNetv2_train {args.dataset_id} CONFIGURATION FOLD -tr TRAINER -p {args.name}")
+
+    parser = _command(
+        commands,
+        "configure",
+        "copy plans under a new name with hyper-parameters of your own",
+        "Copy plans under a new name with hyper-parameters of your own. The copy uses the same preprocessed data and\n"
+        "gets its own results folder.\n\n"
+        "  crossmod configure -d 511 -p nnUNetPlans --set fpc_weight=0.25 --name nnUNetPlans_fpc025\n"
+        "  crossmod configure -d 511 --preset cpu --name nnUNetPlans_cpu",
+    )
+    parser.add_argument("-d", dest="dataset_id", type=int, required=True, metavar="ID", help="data set id")
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="plans to copy (nnUNetPlans)")
+    parser.add_argument("--name", required=True, metavar="PLANS", help="name of the copy")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="hyper-parameters of the trainer"
+    )
+    parser.add_argument("--preset", choices=["cpu"], help="cpu: network, batch and schedule for two cores and minutes")
+    parser.add_argument(
+        "-tr", dest="trainer", metavar="TRAINER", help="check the hyper-parameters against this trainer"
+    )
+    parser.add_argument("-b", dest="batch_size", type=int, metavar="N", help="batch size")
+    parser.add_argument("--patch-size", type=int, nargs="+", metavar="N", help="patch size in voxels")
+    parser.add_argument(
+        "-c", dest="configurations", nargs="+", default=[], metavar="CONFIGURATION", help="which ones -b is for (all)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace plans of that name")
+    parser.set_defaults(run=run)
+
+
+def _check_settings(trainer: str, settings: dict[str, object]) -> None:
+    from nnunet_crossmod.paths import load_trainer
+    from nnunet_crossmod.training.hyperparameters import resolve
+
+    kind = load_trainer(trainer)
+    resolve(kind, kind._hyperparameter_types, settings, "--set")
+
+
+def _add_modality_channel(commands: Commands) -> None:
+    from nnunet_crossmod.inference.modality_channel import add_arguments, run
+
+    parser = _command(commands, "modality-channel", "give new scans the modality channel that the networks read")
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_evaluate(commands: Commands) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from nnunet_crossmod.data import CrossmodBlock
+        from nnunet_crossmod.evaluation import evaluate_folder, summarise
+        from nnunet_crossmod.paths import dataset_folder
+
+        file = dataset_folder("nnUNet_raw", args.dataset_id) / "dataset.json"
+        dataset_json = json.loads(file.read_text())
+        block = CrossmodBlock.from_dataset_json(dataset_json, str(file))
+        modalities = {case.name: case.modality for case in (*block.cases.values(), *block.test.values())}
+        scores = evaluate_folder(
+            args.predictions, args.references, block.labels, modalities, dataset_json["file_ending"]
+        )
+        table = summarise(scores)
+        print(table.round(4).to_string())
+        if args.output is not None:
+            args.output.mkdir(parents=True, exist_ok=True)
+            scores.to_csv(args.output / "dice.csv", index=False)
+            table.to_json(args.output / "summary.json", orient="index", indent=2)
+
+    parser = _command(commands, "evaluate", "Dice per structure and modality of a folder of predictions")
+    parser.add_argument("-d", dest="dataset_id", type=int, required=True, metavar="ID", help="data set id")
+    parser.add_argument("-p", dest="predictions", type=Path, required=True, metavar="FOLDER", help="predictions")
+    parser.add_argument("-g", dest="references", type=Path, required=True, metavar="FOLDER", help="labels")
+    parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="for dice.csv, summary.json")
+    parser.set_defaults(run=run)
+
+
+def _add_demo(commands: Commands) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from nnunet_crossmod.demo import run_demo
+
+        run_demo(args.output, args.configuration, args.device, seed=args.seed, overwrite=args.overwrite)
+
+    parser = _command(
+        commands,
+        "demo",
+        "phantom, plan, train, predict, evaluate, picture: everything once, in minutes",
+        "Make a phantom data set, plan and preprocess it, train SourceOnlyTrainer and AICLTrainer briefly, predict\n"
+        "the test scans with nnUNetv2_predict, print the Dice table and draw image, reference and predictions.",
+    )
+    parser.add_argument(
+        "-o", dest="output", type=Path, default=Path("crossmod_demo"), metavar="FOLDER", help="work folder"
+    )
+    parser.add_argument("-c", dest="configuration", default="2d", choices=["2d", "3d_fullres"], help="default 2d")
+    parser.add_argument(
+        "-device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="default: cuda if there"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the phantom and the trainings")
+    parser.add_argument("--overwrite", action="store_true", help="replace the work folder")
+    parser.set_defaults(run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

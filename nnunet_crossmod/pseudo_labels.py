@@ -85,5 +85,6 @@ def dense_organ_patches(
         centroid = along @ torch.arange(length, device=labels.device, dtype=along.dtype) / count.clamp(min=1)
         first.append((centroid - (width - 1) / 2).round().long().clamp(0, length - width))
     sample = torch.arange(len(labels), device=labels.device)[:, None]
-    cubes = windows.movedim(1, 1 + axes)[(sample, *first)]
+    corner = (sample, *first)
+    cubes = windows.movedim(1, 1 + axes)[corner]
     return cubes.flatten(3).mean(3) if embedding == "mean" else cubes.flatten(2), count > 0

@@ -58,10 +58,13 @@ def dice_focal(ignore_label: int | None) -> Criterion:
 
 
 def deep_supervision_weights(levels: int) -> list[float]:
-    """nnU-Net's weights: halved from level to level, none for the lowest, together 1."""
+    """nnU-Net's weights: halved from level to level, next to nothing for the lowest, together 1.
+
+    Not nothing, so that its layer gets a gradient: DistributedDataParallel insists.
+    """
     weights = np.array([1 / 2**level for level in range(levels)])
     if levels > 1:
-        weights[-1] = 0
+        weights[-1] = 1e-6
     return [float(weight) for weight in weights / weights.sum()]
 
 
@@ -88,8 +91,6 @@ def supervised_loss(criterion: Criterion, logits: Sequence[Tensor], batch: Cross
     samples = [sum(set(case.visible) == set(classes) for case in batch.cases) for classes, _ in groups]
     total = logits[0].new_zeros((), dtype=torch.float32)
     for level, weight in enumerate(deep_supervision_weights(len(logits))):
-        if weight == 0:
-            continue
         for (classes, chosen), count in zip(groups, samples, strict=True):
             loss = _level_loss(criterion, logits[level][chosen], batch.labels[level][chosen], classes)
             total = total + weight * count / sum(samples) * loss

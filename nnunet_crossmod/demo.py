@@ -1,0 +1,162 @@
+"""``crossmod demo``: the whole way once, on the phantom, with nnU-Net's own commands."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from nnunet_crossmod.data import CrossmodBlock
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.evaluation import Row, evaluate_folder, prediction_grid, summarise
+from nnunet_crossmod.paths import dataset_folder, trainers_folder
+from nnunet_crossmod.plans import configure, write_plans
+
+__all__ = ["run_demo"]
+
+DATASET_ID = 900
+TRAINERS = ("SourceOnlyTrainer", "AICLTrainer")
+PLANS = "nnUNetPlans_demo"
+EPOCHS = {"2d": 10, "3d_fullres": 8}
+ITERATIONS = {"2d": 30, "3d_fullres": 25}
+
+
+def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, overwrite: bool = False) -> pd.DataFrame:
+    """Phantom → plan and preprocess → train → predict → evaluate → table and picture.
+
+    Args:
+        output: work folder; gets nnU-Net's three folders, ``dice.csv``, ``predictions.png`` and the logs.
+        configuration: ``2d`` or ``3d_fullres``.
+        device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
+        seed: of the phantom and the trainings.
+        overwrite: replace the work folder.
+
+    Returns:
+        mean Dice, one row a trainer and modality.
+
+    Raises:
+        CrossmodError: the work folder is in use, or a command of nnU-Net fails (the message names its log).
+    """
+    phantom = importlib.import_module("nnunet_crossmod.dataset_conversion.phantom")
+
+    if output.exists() and any(output.iterdir()):
+        if not overwrite:
+            raise CrossmodError(f"{output} is not empty: choose another -o or add --overwrite")
+        shutil.rmtree(output)
+    began = time.monotonic()
+    device = _device() if device == "auto" else device
+    folders = {name: (output / name).resolve() for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    os.environ.update({name: str(folder) for name, folder in folders.items()})
+    os.environ["nnUNet_extTrainer"] = str(trainers_folder())  # noqa: SIM112 - nnU-Net's spelling
+
+    print(f"1/5  phantom: bSSFP-like source with labels, LGE-like target without, in {output}")
+    raw = phantom.convert(DATASET_ID, seed=seed)
+    dataset_json = json.loads((raw / "dataset.json").read_text())
+    block = CrossmodBlock.from_dataset_json(dataset_json)
+
+    print("2/5  plan and preprocess")
+    command = ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", configuration, "-np", "2"]
+    _run(command, output / "plan_and_preprocess.log", "preprocess")
+    preprocessed = dataset_folder("nnUNet_preprocessed", DATASET_ID)
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+    epochs = EPOCHS[configuration]
+    schedule = {
+        "num_epochs": epochs,
+        "num_iterations_per_epoch": ITERATIONS[configuration],
+        "num_val_iterations_per_epoch": 2,
+        "seed": seed,
+    }
+    write_plans(configure(plans, PLANS, schedule, preset="cpu"), preprocessed)
+
+    common = ["-p", PLANS, "-device", device]
+    print(f"3/5  train {' and '.join(TRAINERS)}, {epochs * ITERATIONS[configuration]} iterations each on {device}")
+    for trainer in TRAINERS:
+        command = ["nnUNetv2_train", str(DATASET_ID), configuration, "0", "-tr", trainer, *common]
+        _run(command, output / f"train_{trainer}.log", trainer, epochs, r"Epoch time")
+
+    print("4/5  predict the test scans")
+    scores = []
+    for trainer in TRAINERS:
+        command = ["nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(output / "predictions" / trainer)]
+        command += ["-d", str(DATASET_ID), "-c", configuration, "-f", "0", "-tr", trainer, "--disable_tta", *common]
+        _run(
+            [*command, "-npp", "1", "-nps", "1"],
+            output / f"predict_{trainer}.log",
+            trainer,
+            len(block.test),
+            "done with",
+        )
+
+    print("5/5  evaluate")
+    modalities = {case.name: case.modality for case in block.test.values()}
+    for trainer in TRAINERS:
+        found = evaluate_folder(output / "predictions" / trainer, raw / "labelsTs", block.labels, modalities)
+        scores.append(found.assign(trainer=trainer))
+    pd.concat(scores).to_csv(output / "dice.csv", index=False)
+    table = pd.concat({trainer: summarise(found) for trainer, found in zip(TRAINERS, scores, strict=True)})
+    picture = prediction_grid(_rows(raw, output, block), block.labels, output / "predictions.png")
+    print(f"\nDice on {len(block.test)} test scans, mean over cases\n")
+    print(table.rename_axis(["trainer", "modality"]).round(3).to_string())
+    print(f"\npicture: {picture}\ntable:   {output / 'dice.csv'}\ntook {(time.monotonic() - began) / 60:.1f} minutes")
+    return table
+
+
+def _rows(raw: Path, output: Path, block: CrossmodBlock, per_modality: int = 2) -> list[Row]:
+    shown = [
+        case
+        for modality in block.modalities[::-1]
+        for case in [case for case in block.test.values() if case.modality == modality][:per_modality]
+    ]
+    return [
+        Row(
+            f"{case.modality}\n{case.name}",
+            raw / "imagesTs" / f"{case.name}_0000.nii.gz",
+            raw / "labelsTs" / f"{case.name}.nii.gz",
+            {trainer: output / "predictions" / trainer / f"{case.name}.nii.gz" for trainer in TRAINERS},
+        )
+        for case in shown
+    ]
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _executable(name: str) -> str:
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise CrossmodError(f"{name} is not on the PATH: pip install nnunetv2 into this environment")
+    return found
+
+
+def _run(command: Sequence[str], log: Path, title: str, steps: int | None = None, step: str = r"\d+/\d+ \[") -> None:
+    """Run a command with its output in a log and a bar that moves with every line that matches ``step``."""
+    with (
+        log.open("w") as file,
+        tqdm(total=steps, desc=f"     {title}", unit="step", disable=None) as bar,
+        subprocess.Popen(
+            [_executable(command[0]), *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        update: Callable[[], object] = bar.update
+        for line in process.stdout or ():
+            file.write(line)
+            if re.search(step, line):
+                update()
+    if process.returncode != 0:
+        raise CrossmodError(f"{command[0]} failed; its last words stand in {log}")

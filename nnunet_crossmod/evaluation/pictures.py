@@ -1,0 +1,81 @@
+"""Pictures to judge predictions by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+__all__ = ["Row", "colours_of", "overlay", "prediction_grid"]
+
+COLOURS = ("#e6550d", "#3182bd", "#31a354", "#756bb1", "#d6b616", "#17becf", "#e377c2", "#8c564b")
+
+
+class Row(NamedTuple):
+    """One line of the grid: an image, its reference and one predicted label map per column."""
+
+    title: str
+    image: Path
+    reference: Path
+    predictions: Mapping[str, Path]
+
+
+def colours_of(labels: Mapping[str, int]) -> dict[int, tuple[float, float, float]]:
+    """A colour for every foreground label value."""
+    return {value: to_rgb(COLOURS[i % len(COLOURS)]) for i, value in enumerate(labels.values())}
+
+
+def overlay(
+    image: np.ndarray, labels: np.ndarray, colours: Mapping[int, Sequence[float]], opacity: float = 0.5
+) -> np.ndarray:
+    """Tint a grey image (h, w), any scale, by its labels (h, w): colour image (h, w, 3) in 0 … 1."""
+    low, high = np.percentile(image, (1, 99.5))
+    grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    for value, colour in colours.items():
+        picture[labels == value] = (1 - opacity) * picture[labels == value] + opacity * np.asarray(colour)
+    return picture
+
+
+def prediction_grid(rows: Sequence[Row], labels: Mapping[str, int], file: Path) -> Path:
+    """Draw image, reference and predictions of one slice a case, the one with most labelled voxels.
+
+    Args:
+        rows: the cases; all with the same predictions.
+        labels: foreground structures, name → value.
+        file: the picture to write.
+    """
+    colours = colours_of(labels)
+    columns = ["image", "reference", *rows[0].predictions]
+    figure = Figure(figsize=(2.3 * len(columns), 2.3 * len(rows) + 0.6), layout="constrained")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, row in zip(grid, rows, strict=True):
+        volume, reference = _read(row.image), _read(row.reference)
+        position = int(np.isin(reference, list(colours)).sum((1, 2)).argmax())
+        maps = [np.zeros_like(reference), reference, *(_read(path) for path in row.predictions.values())]
+        for axes, name, segmentation in zip(line, columns, maps, strict=True):
+            axes.imshow(overlay(volume[position], segmentation[position], colours), interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if line is grid[0]:
+                axes.set_title(name, fontsize=10)
+        line[0].set_ylabel(row.title, fontsize=9)
+    figure.legend(
+        handles=[Patch(color=colours[value], label=name) for name, value in labels.items()],
+        loc="outside lower center",
+        ncols=len(labels),
+        frameon=False,
+    )
+    figure.savefig(file, dpi=110)
+    return file
+
+
+def _read(file: Path) -> np.ndarray:
+    volume: np.ndarray = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+    return volume

@@ -1,0 +1,88 @@
+"""PGPS against a loop over organs."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_crossmod.pseudo_labels import dense_organ_patches, labels_at, organ_patches
+
+
+def by_loop(features: np.ndarray, labels: np.ndarray, patch_size: list[int], embedding: str) -> tuple[list, list, list]:
+    patches, organs, samples = [], [], []
+    for sample, organ in itertools.product(range(len(labels)), range(1, labels.max() + 1)):
+        where = np.argwhere(labels[sample] == organ)
+        if len(where) == 0:
+            continue
+        cube = features[sample]
+        for axis, wanted in enumerate(patch_size):
+            length = labels.shape[1 + axis]
+            size = min(wanted, length)
+            first = int(np.round(where[:, axis].mean() - (size - 1) / 2))
+            first = min(max(first, 0), length - size)
+            cube = cube.take(range(first, first + size), axis=1 + axis)
+        patches.append(cube.reshape(len(cube), -1).mean(1) if embedding == "mean" else cube.reshape(-1))
+        organs.append(organ)
+        samples.append(sample)
+    return patches, organs, samples
+
+
+@pytest.mark.parametrize(
+    ("size", "patch_size"),
+    [((7, 9), [2, 3]), ((7, 9), [1, 20]), ((3, 6, 5), [1, 2, 2]), ((1, 4, 4), [4, 3, 3]), ((8, 8), [4, 4])],
+)
+@pytest.mark.parametrize("embedding", ["mean", "flatten"])
+def test_patches_equal_the_loop(size: tuple[int, ...], patch_size: list[int], embedding: str) -> None:
+    generator = np.random.default_rng(1)
+    features = generator.normal(size=(3, 4, *size))
+    labels = generator.integers(0, 4, size=(3, *size))
+    labels[1][labels[1] == 2] = 0
+    patches, organs, samples = by_loop(features, labels, patch_size, embedding)
+    found = organ_patches(torch.from_numpy(features), torch.from_numpy(labels), patch_size, embedding)
+    assert found.organs.tolist() == organs
+    assert found.sample.tolist() == samples
+    np.testing.assert_allclose(found.patches.numpy(), np.stack(patches))
+
+
+def test_corner_organs_are_shifted_inside_and_padding_is_no_organ() -> None:
+    labels = torch.zeros(1, 6, 6, dtype=torch.long)
+    labels[0, 0, 0], labels[0, 5, 5], labels[0, 3, 0] = 1, 2, -1
+    features = torch.arange(36.0).view(1, 1, 6, 6)
+    found = organ_patches(features, labels, [2, 2], "flatten")
+    assert found.organs.tolist() == [1, 2]
+    assert found.patches.tolist() == [[0, 1, 6, 7], [28, 29, 34, 35]]
+
+
+def test_no_organ_gives_no_patch() -> None:
+    found = organ_patches(torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4).long(), [2, 2])
+    assert found.patches.shape == (0, 3)
+
+
+def test_features_carry_a_gradient() -> None:
+    features = torch.randn(1, 2, 5, 5, requires_grad=True)
+    labels = torch.zeros(1, 5, 5, dtype=torch.long)
+    labels[0, 2, 2] = 1
+    organ_patches(features, labels, [3, 3]).patches.sum().backward()
+    touched = features.grad[0, 0] != 0
+    assert touched[1:4, 1:4].all()
+    assert touched.sum() == 9
+
+
+def test_absent_organs_are_said_to_be_absent() -> None:
+    labels = torch.zeros(2, 4, 4, dtype=torch.long)
+    labels[1, 1, 1] = 3
+    _, present = dense_organ_patches(torch.randn(2, 3, 4, 4), labels, [2, 2], 3)
+    assert present.tolist() == [[False] * 3, [False, False, True]]
+
+
+def test_labels_are_brought_to_a_map_by_nearest_neighbour() -> None:
+    labels = torch.arange(4).repeat_interleave(4).repeat(16, 1)[None]
+    assert labels_at(labels, (4, 4))[0, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="patch size"):
+        organ_patches(torch.randn(1, 2, 4, 4), torch.zeros(1, 5, 4).long(), [2, 2])
+    with pytest.raises(ValueError, match="embedding"):
+        organ_patches(torch.randn(1, 2, 4, 4), torch.ones(1, 4, 4).long(), [2, 2], "median")
