@@ -22,7 +22,7 @@ from nnunet_crossmod.evaluation import Row, evaluate_folder, prediction_grid, su
 from nnunet_crossmod.paths import dataset_folder, trainers_folder
 from nnunet_crossmod.plans import configure, write_plans
 
-__all__ = ["run_demo"]
+__all__ = ["run_demo", "run_logged"]
 
 DATASET_ID = 900
 TRAINERS = ("SourceOnlyTrainer", "AICLTrainer")
@@ -68,7 +68,7 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
 
     print("2/5  plan and preprocess")
     command = ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", configuration, "-np", "2"]
-    _run(command, output / "plan_and_preprocess.log", "preprocess")
+    run_logged(command, output / "plan_and_preprocess.log", "preprocess")
     preprocessed = dataset_folder("nnUNet_preprocessed", DATASET_ID)
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
     epochs = EPOCHS[configuration]
@@ -84,14 +84,14 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
     print(f"3/5  train {' and '.join(TRAINERS)}, {epochs * ITERATIONS[configuration]} iterations each on {device}")
     for trainer in TRAINERS:
         command = ["nnUNetv2_train", str(DATASET_ID), configuration, "0", "-tr", trainer, *common]
-        _run(command, output / f"train_{trainer}.log", trainer, epochs, r"Epoch time")
+        run_logged(command, output / f"train_{trainer}.log", trainer, epochs, r"Epoch time")
 
     print("4/5  predict the test scans")
     scores = []
     for trainer in TRAINERS:
         command = ["nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(output / "predictions" / trainer)]
         command += ["-d", str(DATASET_ID), "-c", configuration, "-f", "0", "-tr", trainer, "--disable_tta", *common]
-        _run(
+        run_logged(
             [*command, "-npp", "1", "-nps", "1"],
             output / f"predict_{trainer}.log",
             trainer,
@@ -144,7 +144,9 @@ def _executable(name: str) -> str:
     return found
 
 
-def _run(command: Sequence[str], log: Path, title: str, steps: int | None = None, step: str = r"\d+/\d+ \[") -> None:
+def run_logged(
+    command: Sequence[str], log: Path, title: str, steps: int | None = None, step: str = r"\d+/\d+ \["
+) -> None:
     """Run a command with its output in a log and a bar that moves with every line that matches ``step``."""
     with (
         log.open("w") as file,

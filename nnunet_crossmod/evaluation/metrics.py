@@ -88,7 +88,9 @@ def evaluate_folder(
 
 def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean Dice over cases: one row a modality, one column a structure, and their mean."""
-    table: pd.DataFrame = scores.pivot_table(index="modality", columns="structure", values="dice", aggfunc="mean", sort=False)
+    table: pd.DataFrame = scores.pivot_table(
+        index="modality", columns="structure", values="dice", aggfunc="mean", sort=False
+    )
     table["mean"] = table.mean(axis=1)
     table.insert(0, "cases", scores.groupby("modality")["case"].nunique())
     return table

@@ -65,7 +65,9 @@ def test_descriptors_are_weighted_means_and_ignore_position(size: tuple[int, ...
     described = class_descriptors(features, probabilities)
     expected = torch.stack(
         [
-            torch.stack([(features[i] * probabilities[i, c]).flatten(1).sum(1) / probabilities[i, c].sum() for c in range(3)])
+            torch.stack(
+                [(features[i] * probabilities[i, c]).flatten(1).sum(1) / probabilities[i, c].sum() for c in range(3)]
+            )
             for i in range(2)
         ]
     )

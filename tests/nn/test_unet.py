@@ -59,7 +59,9 @@ def test_norms_are_conditional_where_asked_for(kind: str, axes: int, conditionin
 
     assert conditional(network.encoder) == (conditioning != "none")
     assert conditional(network.decoder.stages) == (conditioning == "all")
-    plain = any("InstanceNorm" in type(m).__name__ and not isinstance(m, ConditionalInstanceNorm) for m in network.modules())
+    plain = any(
+        "InstanceNorm" in type(m).__name__ and not isinstance(m, ConditionalInstanceNorm) for m in network.modules()
+    )
     assert plain == (conditioning != "all")
 
 

@@ -1,0 +1,107 @@
+"""A small phantom data set, planned and preprocessed once a session by nnU-Net itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_crossmod.dataset_conversion import phantom
+from nnunet_crossmod.paths import load_trainer, trainers_folder
+from nnunet_crossmod.plans import configure, write_plans
+
+DATASET_ID = 901
+CONFIGURATIONS = ("2d", "3d_fullres")
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def nnunet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """nnU-Net's three folders, set in the environment; one process loads and augments, which can be seeded."""
+    base = tmp_path_factory.mktemp("nnunet")
+    folders = {name: base / name for name in FOLDERS}
+    for folder in folders.values():
+        folder.mkdir()
+    changed = {**{name: str(folder) for name, folder in folders.items()}, "nnUNet_extTrainer": str(trainers_folder())}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    yield folders
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def plan_and_preprocess(dataset_id: int, configurations: tuple[str, ...] = CONFIGURATIONS) -> None:
+    """What ``nnUNetv2_plan_and_preprocess`` does, in this process."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
+
+    extract_fingerprints([dataset_id], num_processes=1, verbose=False, show_progress_bar=False)
+    plan_experiments([dataset_id])
+    preprocess([dataset_id], "nnUNetPlans", configurations, [1], show_progress_bar=False)
+
+
+def tiny(plans: dict[str, Any], name: str, **settings: Any) -> dict[str, Any]:
+    """Plans so small that a training step takes milliseconds."""
+    schedule = {"num_epochs": 2, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "seed": 0}
+    small = configure(plans, name, {**schedule, **settings}, preset="cpu", batch_size=4)
+    for planned in small["configurations"].values():
+        if "architecture" in planned:
+            network = planned["architecture"]["arch_kwargs"]
+            network["features_per_stage"] = [4, 6, 8, 8, 8][: network["n_stages"]]
+    return small
+
+
+@pytest.fixture(scope="session")
+def dataset(nnunet: dict[str, Path]) -> Path:
+    """The preprocessed folder of the phantom, with ``nnUNetPlans_tiny``."""
+    phantom.convert(DATASET_ID, subjects=6, test_subjects=1, size=48, slices=6, seed=1)
+    plan_and_preprocess(DATASET_ID)
+    folder = next(nnunet["nnUNet_preprocessed"].glob(f"Dataset{DATASET_ID}_*"))
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    write_plans(tiny(plans, "nnUNetPlans_tiny"), folder)
+    return folder
+
+
+MakeTrainer = Callable[..., Any]
+
+
+@pytest.fixture
+def make_trainer(dataset: Path, nnunet: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeTrainer]:
+    """Build a trainer on the tiny plans: ``make_trainer("AICLTrainer", "2d", fpc_weight=1.0)``."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+
+    def make(
+        name: str | type,
+        configuration: str = "2d",
+        *,
+        change_plans: Callable[[dict[str, Any]], None] | None = None,
+        change_dataset: Callable[[dict[str, Any]], None] | None = None,
+        fold: int | str = 0,
+        **settings: Any,
+    ) -> Any:
+        plans = json.loads((dataset / "nnUNetPlans_tiny.json").read_text())
+        dataset_json = json.loads((dataset / "dataset.json").read_text())
+        plans["crossmod"].update(settings)
+        if change_plans is not None:
+            change_plans(plans)
+        if change_dataset is not None:
+            change_dataset(dataset_json)
+        plans["continue_training"] = False
+        kind = load_trainer(name) if isinstance(name, str) else name
+        return kind(plans, configuration, fold, dataset_json, torch.device("cpu"))
+
+    yield make
+    shutil.rmtree(nnunet["nnUNet_results"])
+    nnunet["nnUNet_results"].mkdir()

@@ -1,0 +1,216 @@
+"""What every trainer promises, whatever its method."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from nnunet_crossmod.paths import trainer_names
+
+MakeTrainer = Callable[..., Any]
+TRAINERS = pytest.mark.parametrize("name", trainer_names())
+CONFIGURATIONS = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+HIDDEN_FROM = [name for name in trainer_names() if name != "TargetSupervisedTrainer"]
+
+
+def start(trainer: Any) -> Any:
+    """Everything that happens before the first step; ``warm_up=0`` lets every term take part from the start."""
+    trainer.on_train_start()
+    trainer.network.train()
+    return trainer
+
+
+def at_full_strength(name: str) -> dict[str, Any]:
+    return {"warm_up": 0.0} if name == "AICLTrainer" else {}
+
+
+def parameters(player: Any) -> dict[str, torch.Tensor]:
+    return {
+        f"{i}.{name}": parameter
+        for i, module in enumerate(player.modules)
+        for name, parameter in module.named_parameters()
+    }
+
+
+@TRAINERS
+def test_nnunet_finds_it(name: str, nnunet: dict[str, Path]) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = recursive_find_trainer_class_by_name(name)
+    assert found.__name__ == name
+
+
+@TRAINERS
+@CONFIGURATIONS
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_a_step_moves_every_player_and_every_parameter_of_it(
+    name: str, configuration: str, deep_supervision: bool, make_trainer: MakeTrainer
+) -> None:
+    trainer = start(
+        make_trainer(name, configuration, enable_deep_supervision=deep_supervision, **at_full_strength(name))
+    )
+    before = {p.name: {k: v.detach().clone() for k, v in parameters(p).items()} for p in trainer.players}
+    output = trainer.train_step(next(trainer.dataloader_train))
+    assert output["terms"]
+    for term, value in output["terms"].items():
+        assert torch.isfinite(value), term
+        assert term.split("/")[0] in before
+    idle = (
+        ()
+        if deep_supervision
+        else tuple(f"decoder.seg_layers.{i}." for i in range(len(unet(trainer).decoder.stages) - 1))
+    )
+    for player in trainer.players:
+        for key, parameter in parameters(player).items():
+            if any(part in key for part in idle):  # nnU-Net keeps these only to load checkpoints
+                continue
+            assert parameter.grad is not None, key
+            assert torch.isfinite(parameter.grad).all(), key
+        moved = [not torch.equal(before[player.name][k], v) for k, v in parameters(player).items()]
+        assert any(moved), player.name
+
+
+def unet(trainer: Any) -> Any:
+    return trainer.bare_network
+
+
+@pytest.mark.parametrize("name", ["AICLTrainer", "JointTrainer", "SourceOnlyTrainer"])
+@CONFIGURATIONS
+def test_it_trains_the_residual_encoder_network(name: str, configuration: str, make_trainer: MakeTrainer) -> None:
+    def residual(plans: dict[str, Any]) -> None:
+        for planned in plans["configurations"].values():
+            if "architecture" in planned:
+                network = planned["architecture"]
+                network["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+                network["arch_kwargs"]["n_blocks_per_stage"] = network["arch_kwargs"].pop("n_conv_per_stage")
+
+    trainer = start(make_trainer(name, configuration, change_plans=residual, **at_full_strength(name)))
+    output = trainer.train_step(next(trainer.dataloader_train))
+    assert all(torch.isfinite(value) for value in output["terms"].values())
+
+
+@pytest.mark.parametrize("name", HIDDEN_FROM)
+@CONFIGURATIONS
+def test_scrambled_target_labels_change_no_bit(
+    name: str, configuration: str, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(scramble: bool) -> dict[str, torch.Tensor]:
+        load = nnUNetDatasetBlosc2.load_case
+
+        def scrambled(self: Any, identifier: str) -> Any:
+            data, seg, previous, properties = load(self, identifier)
+            if "lge" in identifier:
+                generator = np.random.default_rng(len(identifier))
+                seg = generator.integers(0, 4, size=seg.shape).astype(np.int16)
+                places = [np.argwhere(seg == value)[:50] for value in (1, 2, 3)]
+                keys = properties["class_locations"]
+                properties = {**properties, "class_locations": {k: places[i % 3] for i, k in enumerate(keys)}}
+            return data, seg, previous, properties
+
+        with monkeypatch.context() as patch:
+            if scramble:
+                patch.setattr(nnUNetDatasetBlosc2, "load_case", scrambled)
+            trainer = start(make_trainer(name, configuration, **at_full_strength(name)))
+            for _ in range(3):
+                trainer.train_step(next(trainer.dataloader_train))
+            trainer.validation_step(next(trainer.dataloader_val))
+        return {
+            f"{p.name}.{key}": value.detach().clone() for p in trainer.players for key, value in parameters(p).items()
+        } | {"random": torch.rand(3), "numpy": torch.from_numpy(np.random.random(3))}
+
+    honest, other = train(scramble=False), train(scramble=True)
+    for key, value in honest.items():
+        assert torch.equal(value, other[key]), key
+
+
+def test_the_ceiling_does_read_target_labels(make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = start(make_trainer("TargetSupervisedTrainer"))
+    assert "READS THE LABELS OF THE TARGET" in capsys.readouterr().out
+    assert all("lge" in name for name in trainer.seen)
+    batch = next(trainer.dataloader_train)
+    assert max(int(level.max()) for level in batch["target"]) > 0
+
+
+@TRAINERS
+def test_save_load_and_the_next_step_is_identical(name: str, make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = start(make_trainer(name, **at_full_strength(name)))
+    batches = [next(trainer.dataloader_train) for _ in range(3)]
+    for batch in batches[:2]:
+        trainer.train_step(batch)
+    trainer.current_epoch = 0
+    trainer.on_train_epoch_end([trainer.train_step(batches[0])])
+    file = tmp_path / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(file))
+    assert list(tmp_path.iterdir()) == [file]
+    trainer.current_epoch = 1
+    restored = make_trainer(name, **at_full_strength(name))
+    restored.load_checkpoint(str(file))
+    assert restored.current_epoch == 1
+    start(restored)
+    outcomes = []
+    for one in (trainer, restored):
+        one.on_train_epoch_start()
+        torch.manual_seed(7)
+        outcomes.append(one.train_step(batches[2]))
+    assert torch.equal(outcomes[0]["loss"], outcomes[1]["loss"])
+    for mine, theirs in zip(trainer.players, restored.players, strict=True):
+        for key, value in parameters(mine).items():
+            assert torch.equal(value, parameters(theirs)[key]), key
+
+
+@TRAINERS
+@CONFIGURATIONS
+def test_stock_predictor_loads_it_strictly_and_predicts(
+    name: str, configuration: str, make_trainer: MakeTrainer, dataset: Path
+) -> None:
+    trainer = start(make_trainer(name, configuration))
+    trainer.inference_allowed_mirroring_axes = (0, 1)
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
+    images = np.random.default_rng(0).normal(size=(2, 6, 48, 48)).astype(np.float32)
+    images[1] = 2
+    spacing = json.loads((dataset / "nnUNetPlans.json").read_text())["original_median_spacing_after_transp"]
+    prediction = predictor.predict_single_npy_array(images, {"spacing": spacing})
+    assert prediction.shape == (6, 48, 48)
+
+
+def test_batches_are_interleaved_and_hold_no_modality_channel(make_trainer: MakeTrainer) -> None:
+    trainer = start(make_trainer("AICLTrainer"))
+    loaded = next(trainer.dataloader_train)
+    assert [key.rsplit("_", 1)[-1] for key in loaded["keys"]] == ["cine", "lge"] * 2
+    assert loaded["data"].shape[1] == 1
+    assert next(trainer.dataloader_val)["data"].shape[1] == 2
+
+
+def test_target_labels_of_the_batch_are_blank(make_trainer: MakeTrainer) -> None:
+    trainer = start(make_trainer("AICLTrainer"))
+    for _ in range(5):
+        loaded = next(trainer.dataloader_train)
+        assert not loaded["target"][0][1::2].any()
+    assert loaded["target"][0][0::2].any()
+
+
+def test_online_validation_sees_only_what_training_may_see(make_trainer: MakeTrainer) -> None:
+    trainer = start(make_trainer("AICLTrainer"))
+    _, validation = trainer.get_tr_and_val_datasets()
+    assert validation.identifiers
+    assert all("cine" in name for name in validation.identifiers)
+    _, all_of_them = trainer.do_split()
+    assert any("lge" in name for name in all_of_them)
+
+
+def test_source_only_sees_the_source_alone(make_trainer: MakeTrainer) -> None:
+    trainer = start(make_trainer("SourceOnlyTrainer"))
+    assert trainer.seen
+    assert all("cine" in name for name in trainer.seen)
