@@ -83,7 +83,7 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
         return trainer
 
     joint = load_trainer("JointTrainer")
-    everything = {name: case for name, case in build(joint).block.cases.items()}
+    everything = dict(build(joint).block.cases)
     source, target = ([c for c in everything if everything[c].modality == m] for m in ("cine", "lge"))
     n = plans["configurations"][configuration]["batch_size"]
     stock = build(nnUNetTrainer)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import plan_and_preprocess, tiny
 
 from nnunet_crossmod.dataset_conversion import phantom
 from nnunet_crossmod.paths import load_trainer, trainers_folder
-from nnunet_crossmod.plans import configure, write_plans
+from nnunet_crossmod.plans import write_plans
 
 DATASET_ID = 901
-CONFIGURATIONS = ("2d", "3d_fullres")
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -41,26 +41,6 @@ def nnunet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
     yield folders
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def plan_and_preprocess(dataset_id: int, configurations: tuple[str, ...] = CONFIGURATIONS) -> None:
-    """What ``nnUNetv2_plan_and_preprocess`` does, in this process."""
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
-
-    extract_fingerprints([dataset_id], num_processes=1, verbose=False, show_progress_bar=False)
-    plan_experiments([dataset_id])
-    preprocess([dataset_id], "nnUNetPlans", configurations, [1], show_progress_bar=False)
-
-
-def tiny(plans: dict[str, Any], name: str, **settings: Any) -> dict[str, Any]:
-    """Plans so small that a training step takes milliseconds."""
-    schedule = {"num_epochs": 2, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "seed": 0}
-    small = configure(plans, name, {**schedule, **settings}, preset="cpu", batch_size=4)
-    for planned in small["configurations"].values():
-        if "architecture" in planned:
-            network = planned["architecture"]["arch_kwargs"]
-            network["features_per_stage"] = [4, 6, 8, 8, 8][: network["n_stages"]]
-    return small
 
 
 @pytest.fixture(scope="session")

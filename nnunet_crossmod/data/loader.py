@@ -51,7 +51,7 @@ class BalancedDataLoader(_SeenLocations):
     def get_indices(self) -> list[str]:
         """The cases of one batch, interleaved by modality."""
         pools = [self.pools[i % len(self.pools)] for i in range(self.batch_size)]
-        return [pool[np.random.randint(len(pool))] for pool in pools]  # noqa: NPY002 - nnU-Net seeds this generator
+        return [pool[np.random.randint(len(pool))] for pool in pools]
 
 
 class RegisteredDataLoader(_SeenLocations):

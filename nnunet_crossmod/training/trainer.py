@@ -227,7 +227,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Build network, heads, optimisers and losses."""
         if self.seed is not None:
             torch.manual_seed(self.seed)
-            np.random.seed(self.seed)  # noqa: NPY002 - the generator that nnU-Net's augmentation draws from
+            np.random.seed(self.seed)
         super().initialize()
         check_batch_size(self.batch_size, self._modalities_in_a_batch())
         ignore = self.label_manager.ignore_label

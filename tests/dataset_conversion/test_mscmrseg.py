@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunet_crossmod.dataset_conversion import mscmrseg
 
 from nnunet_crossmod.data.block import CrossmodBlock
+from nnunet_crossmod.dataset_conversion import mscmrseg
 from nnunet_crossmod.errors import CrossmodError
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mscmrseg"

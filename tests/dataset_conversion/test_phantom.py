@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunet_crossmod.dataset_conversion import phantom, raw_dataset
 
 from nnunet_crossmod.data.block import CrossmodBlock
+from nnunet_crossmod.dataset_conversion import phantom, raw_dataset
 from nnunet_crossmod.errors import CrossmodError
 
 SMALL: dict[str, Any] = {"subjects": 3, "test_subjects": 1, "size": 56, "slices": 4}

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunet_crossmod.dataset_conversion import raw_dataset
-from nnunet_crossmod.dataset_conversion.raw_dataset import Scan, annotate_shots, write_raw_dataset
 
 from nnunet_crossmod.data.block import CrossmodBlock
+from nnunet_crossmod.dataset_conversion import raw_dataset
+from nnunet_crossmod.dataset_conversion.raw_dataset import Scan, annotate_shots, write_raw_dataset
 from nnunet_crossmod.errors import CrossmodError
 
 # As a scanner writes it: oblique, anisotropic, off-centre.

@@ -1,0 +1,126 @@
+"""``crossmod``: help everywhere, one line for what is wrong, an exit code that says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnunet_crossmod import doctor
+from nnunet_crossmod.cli import DATASETS, main
+from nnunet_crossmod.paths import load_trainer, trainer_names, trainers_folder
+
+COMMANDS = ["trainers-dir", "doctor", "convert", "configure", "modality-channel", "evaluate", "demo"]
+HELPS = [[], *[[command] for command in COMMANDS], *[["convert", name] for name in DATASETS]]
+
+
+@pytest.mark.parametrize("command", HELPS, ids=lambda words: " ".join(words) or "crossmod")
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: crossmod" in capsys.readouterr().out
+
+
+def test_no_command_and_a_wrong_one_are_refused() -> None:
+    for arguments in ([], ["dance"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+
+
+def test_trainers_dir_is_what_nnunet_wants(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trainers-dir"]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder == trainers_folder()
+    assert (folder / "aicl_trainer.py").is_file()
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert error.startswith("Error: ")
+    return error
+
+
+def test_configure_writes_plans_of_ones_own(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["configure", "-d", "901", "--set", "fpc_weight=0.25", "gin=source", "--name", "nnUNetPlans_fpc025"]
+    assert main([*command, "-tr", "AICLTrainer"]) == 0
+    plans = json.loads((dataset / "nnUNetPlans_fpc025.json").read_text())
+    assert plans["crossmod"] == {"fpc_weight": 0.25, "gin": "source"}
+    assert "nnUNetv2_train 901" in capsys.readouterr().out
+    assert main(command) == 1
+    assert "--overwrite" in one_line(capsys)
+    (dataset / "nnUNetPlans_fpc025.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-d", "901", "--set", "fpc_wait=1", "-tr", "AICLTrainer"], "fpc_weight"),
+        (["-d", "901", "-tr", "BestTrainer"], "AICLTrainer"),
+        (["-d", "901", "-p", "otherPlans"], "nnUNetPlans"),
+        (["-d", "999"], "nnUNetv2_plan_and_preprocess -d 999"),
+        (["-d", "901", "--set", "fpc_weight"], "NAME=VALUE"),
+    ],
+)
+def test_configure_refuses(arguments: list[str], says: str, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(dataset.iterdir())
+    assert main(["configure", "--name", "nnUNetPlans_no", *arguments]) == 1
+    assert says in one_line(capsys)
+    assert sorted(dataset.iterdir()) == before
+
+
+def test_evaluate_of_the_references_themselves_is_perfect(
+    dataset: Path, nnunet: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = nnunet["nnUNet_raw"] / dataset.name / "labelsTs"
+    assert main(["evaluate", "-d", "901", "-p", str(labels), "-g", str(labels), "-o", str(tmp_path / "out")]) == 0
+    assert "lge" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["lge"]["mean"] == 1
+    assert main(["evaluate", "-d", "901", "-p", str(tmp_path), "-g", str(labels)]) == 1
+    assert "no case in common" in one_line(capsys)
+
+
+def test_doctor_is_content_with_this_environment(nnunet: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.examine() == []
+    said = capsys.readouterr().out
+    assert all(name in said for name in trainer_names())
+
+
+def test_doctor_tells_what_to_mend(
+    nnunet: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.delenv("nnUNet_raw")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out.split("To mend:")[1]
+    assert "export nnUNet_raw=" in said
+    assert f"mkdir -p {tmp_path / 'nowhere'}" in said
+    assert 'export nnUNet_extTrainer="$(crossmod trainers-dir)"' in said
+
+
+def test_trainers_are_found_by_name() -> None:
+    assert load_trainer("AICLTrainer").__name__ == "AICLTrainer"
+
+
+@pytest.mark.slow
+def test_installed_command_and_an_error_of_a_conversion(tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "crossmod"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet")}
+    run: Callable[..., Any] = subprocess.run
+    done = run(
+        [program, "convert", "phantom", "-d", "903"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert "nnUNet_raw" in done.stderr

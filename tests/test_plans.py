@@ -1,0 +1,139 @@
+"""Plans of one's own: hyper-parameters, the CPU preset, atomic writing."""
+
+from __future__ import annotations
+
+import json
+import math
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.nn import build_unet
+from nnunet_crossmod.plans import configure, read_setting, write_plans
+
+
+def network(axes: int, kind: str = "PlainConvUNet") -> dict[str, Any]:
+    blocks = "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage"
+    strides = [[1] * axes] + [[2] * axes] * 3 + [[1] * (axes - 2) + [2, 2]] * 3
+    return {
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{kind}",
+        "arch_kwargs": {
+            "n_stages": 7,
+            "features_per_stage": [32, 64, 128, 256, 320, 320, 320],
+            "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
+            "kernel_sizes": [[3] * axes] * 7,
+            "strides": strides,
+            blocks: [1, 3, 4, 6, 6, 6, 6],
+            "n_conv_per_stage_decoder": [2] * 6,
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+PLANS: dict[str, Any] = {
+    "plans_name": "nnUNetPlans",
+    "dataset_name": "Dataset001_X",
+    "configurations": {
+        "2d": {"batch_size": 49, "patch_size": [512, 448], "architecture": network(2), "data_identifier": "p_2d"},
+        "3d_fullres": {
+            "batch_size": 4,
+            "patch_size": [64, 192, 160],
+            "architecture": network(3, "ResidualEncoderUNet"),
+            "data_identifier": "p_3d",
+        },
+        "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+    },
+}
+
+
+def test_a_copy_keeps_the_data_and_leaves_the_original() -> None:
+    before = deepcopy(PLANS)
+    copy = configure(PLANS, "mine", {"fpc_weight": 0.25})
+    assert before == PLANS
+    assert copy["plans_name"] == "mine"
+    assert copy["crossmod"] == {"fpc_weight": 0.25}
+    assert copy["configurations"] == PLANS["configurations"]
+
+
+def test_settings_add_up_over_copies_and_win_over_the_preset() -> None:
+    first = configure(PLANS, "a", {"fpc_weight": 0.25, "num_epochs": 3}, preset="cpu")
+    second = configure(first, "b", {"fpc_weight": 0.5})
+    assert first["crossmod"]["num_epochs"] == 3
+    assert second["crossmod"]["fpc_weight"] == 0.5
+    assert second["crossmod"]["num_epochs"] == 3
+
+
+@pytest.mark.parametrize(("key", "axes"), [("2d", 2), ("3d_fullres", 3)])
+def test_cpu_preset_gives_a_small_network_that_runs_on_its_patch(key: str, axes: int) -> None:
+    planned = configure(PLANS, "cpu", {}, preset="cpu")["configurations"][key]
+    patch = planned["patch_size"]
+    assert planned["batch_size"] >= 2
+    assert math.prod(patch) <= (128**2 if axes == 2 else 16 * 64**2)
+    assert planned["data_identifier"] == PLANS["configurations"][key]["data_identifier"]
+    unet = build_unet(planned["architecture"], 2, 4, ("A", "B"))
+    assert sum(p.numel() for p in unet.parameters()) < 2e6
+    logits = unet(torch.randn(1, 1, *patch), torch.tensor([0]))
+    assert logits[0].shape == (1, 4, *patch)
+
+
+def test_batch_and_patch_size_of_chosen_configurations() -> None:
+    copy = configure(PLANS, "mine", {}, batch_size=2, patch_size=[64, 64, 64], configurations=["3d_fullres"])
+    assert copy["configurations"]["3d_fullres"]["batch_size"] == 2
+    assert copy["configurations"]["3d_fullres"]["patch_size"] == [64, 64, 64]
+    assert copy["configurations"]["2d"] == PLANS["configurations"]["2d"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"preset": "gpu"}, "no preset 'gpu'; there are cpu"),
+        ({"configurations": ["4d"]}, "no configuration '4d'; it has 2d, 3d_fullres"),
+        ({"patch_size": [100, 128]}, r"multiples of \[64, 64\], got \[100, 128\]"),
+    ],
+)
+def test_wrong_wishes_are_told_in_one_line(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(CrossmodError, match=says):
+        configure(PLANS, "mine", {}, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("fpc_weight=0.25", ("fpc_weight", 0.25)),
+        ("gin=source", ("gin", "source")),
+        ("seed=null", ("seed", None)),
+        ("on=true", ("on", True)),
+        ("patch_size=[16, 16]", ("patch_size", [16, 16])),
+        ("note=a=b", ("note", "a=b")),
+    ],
+)
+def test_settings_on_the_command_line(text: str, read: tuple[str, Any]) -> None:
+    assert read_setting(text) == read
+
+
+@pytest.mark.parametrize("text", ["fpc_weight", "=3"])
+def test_settings_need_a_name_and_a_value(text: str) -> None:
+    with pytest.raises(CrossmodError, match="NAME=VALUE"):
+        read_setting(text)
+
+
+def test_plans_are_written_whole_and_never_overwritten_by_accident(tmp_path: Path) -> None:
+    file = write_plans(configure(PLANS, "mine", {}), tmp_path)
+    assert json.loads(file.read_text())["plans_name"] == "mine"
+    with pytest.raises(CrossmodError, match="--overwrite"):
+        write_plans(configure(PLANS, "mine", {"seed": 1}), tmp_path)
+    assert json.loads(file.read_text())["crossmod"] == {}
+    write_plans(configure(PLANS, "mine", {"seed": 1}), tmp_path, overwrite=True)
+    assert json.loads(file.read_text())["crossmod"] == {"seed": 1}
+    assert list(tmp_path.iterdir()) == [file]

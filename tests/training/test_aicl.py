@@ -1,0 +1,215 @@
+"""AICL's own wiring: terms, warm-up, patch size, pairing, partial annotation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import plan_and_preprocess, tiny
+
+from nnunet_crossmod.dataset_conversion import phantom
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.losses import feature_patch_contrast
+from nnunet_crossmod.paths import load_trainer
+from nnunet_crossmod.pseudo_labels import labels_at, organ_patches
+
+MakeTrainer = Callable[..., Any]
+
+
+def started(trainer: Any) -> Any:
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
+def test_contrastive_terms_join_after_the_warm_up(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer("AICLTrainer", warm_up=0.5))
+    batch = next(trainer.dataloader_train)
+    terms = []
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.iteration = 0
+        terms += [set(trainer.train_step(batch)["terms"]) for _ in range(2)]
+    early, late = {"segmenter/sup"}, {"segmenter/sup", "segmenter/csc", "segmenter/fpc"}
+    assert terms == [early, early, late, late]
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({}, [2, 2]),
+        ({"patch_size": [16, 16]}, [1, 1]),
+        ({"patch_size": [16, 16], "patch_width": "literal"}, [2, 2]),
+        ({"patch_size": [3, 3]}, [1, 1]),
+        ({"patch_size": [48, 24]}, [3, 2]),
+    ],
+)
+def test_patch_size_is_given_in_input_voxels(
+    settings: dict[str, Any], size: list[int], make_trainer: MakeTrainer
+) -> None:
+    def stride_16(plans: dict[str, Any]) -> None:
+        network = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+        network["strides"] = [[1, 1], [2, 2], [2, 2], [2, 2], [2, 2]][: network["n_stages"]]
+        network["strides"][-1] = [int(16 / 2 ** (network["n_stages"] - 2))] * 2
+
+    assert make_trainer("AICLTrainer", change_plans=stride_16, **settings).bottleneck_patch_size() == size
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_the_contrast_is_that_of_the_organ_patches_of_the_batch(configuration: str, make_trainer: MakeTrainer) -> None:
+    """The dense path without host sync gives what the listed organ patches give."""
+    trainer = started(make_trainer("AICLTrainer", configuration))
+    batch = make_batch(trainer)
+    outputs = trainer.forward(batch)
+    labels = labels_at(outputs.logits[0].argmax(1), outputs.bottleneck.shape[2:])
+    labels[0, ..., :1] = 1
+    listed = organ_patches(outputs.bottleneck, labels, trainer.bottleneck_patch_size())
+    expected = feature_patch_contrast(listed.patches, listed.organs, batch.modality[listed.sample], 0.07)
+    one_hot = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1).float() * 10
+    sized = torch.nn.functional.interpolate(one_hot, outputs.logits[0].shape[2:], mode="nearest-exact")
+    found = trainer.organ_patch_contrast(batch, outputs._replace(logits=[sized]))
+    torch.testing.assert_close(found, expected)
+    assert found > 0
+
+
+def make_batch(trainer: Any) -> Any:
+    from nnunet_crossmod.data import CrossModalBatch
+
+    return CrossModalBatch.from_loader(next(trainer.dataloader_train), trainer.block, trainer.seen, trainer.device)
+
+
+def test_consistency_is_symmetric_unless_told_otherwise(make_trainer: MakeTrainer) -> None:
+    both = started(make_trainer("AICLTrainer"))
+    batch = make_batch(both)
+    outputs = both.forward(batch)
+    one = make_trainer("AICLTrainer", csc_directions="source_to_target")
+    forth = one.structural_consistency(batch, outputs)
+    assert not torch.isclose(both.structural_consistency(batch, outputs), forth)
+
+
+def test_a_batch_of_three_pairs_what_can_be_paired(make_trainer: MakeTrainer) -> None:
+    def three(plans: dict[str, Any]) -> None:
+        plans["configurations"]["2d"]["batch_size"] = 3
+
+    trainer = started(make_trainer("AICLTrainer", change_plans=three, warm_up=0.0))
+    assert all(torch.isfinite(v) for v in trainer.train_step(next(trainer.dataloader_train))["terms"].values())
+
+
+@pytest.fixture(scope="module")
+def registered(nnunet: dict[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Registered pairs with partial annotation, as in TAO: (plans, dataset.json)."""
+    phantom.convert(904, subjects=4, test_subjects=0, size=48, slices=6, registered=True, annotation="partial")
+    plan_and_preprocess(904)
+    folder = next(nnunet["nnUNet_preprocessed"].glob("Dataset904_*"))
+    plans = tiny(json.loads((folder / "nnUNetPlans.json").read_text()), "nnUNetPlans_tiny", warm_up=0.0)
+    return plans, json.loads((folder / "dataset.json").read_text())
+
+
+def pair_trainer(registered: Any, configuration: str, **settings: Any) -> Any:
+    plans, dataset_json = json.loads(json.dumps(registered))
+    plans["crossmod"].update(settings)
+    plans["continue_training"] = False
+    return load_trainer("AICLTrainer")(plans, configuration, 0, dataset_json, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_registered_pairs_stay_registered_through_augmentation(
+    configuration: str, registered: Any, make_trainer: MakeTrainer
+) -> None:
+    """Every scan carries labels of its own modality only: blanked, they must still fit one anatomy."""
+    trainer = started(pair_trainer(registered, configuration))
+    overlaps = []
+    for _ in range(6):
+        loaded = next(trainer.dataloader_train)
+        subjects = [trainer.seen[key].subject for key in loaded["keys"]]
+        assert subjects[0::2] == subjects[1::2]
+        labels = loaded["target"][0][:, 0]
+        cine, lge = labels[0::2], labels[1::2]
+        assert set(cine.unique().tolist()) <= {0, 1, 2}
+        assert set(lge.unique().tolist()) <= {0, 3}
+        overlaps.append(((cine > 0) & (lge == 3)).sum().item())
+    assert sum(overlaps) == 0
+    terms = trainer.train_step(loaded)["terms"]
+    assert all(torch.isfinite(value) for value in terms.values())
+
+
+def test_registered_pairs_are_compared_by_their_maps(registered: Any, make_trainer: MakeTrainer) -> None:
+    trainer = started(pair_trainer(registered, "2d"))
+    assert trainer.uses_registered_pairs()
+    from dataclasses import replace
+
+    batch = replace(make_batch(trainer), registered=True)
+    outputs = trainer.forward(batch)
+    by_maps = trainer.structural_consistency(batch, outputs)
+    by_descriptors = trainer.structural_consistency(replace(batch, registered=False), outputs)
+    assert not torch.isclose(by_maps, by_descriptors)
+    assert not pair_trainer(registered, "2d", pairing="unpaired").uses_registered_pairs()
+
+
+def test_pairing_of_scans_that_are_not_registered_is_refused(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("AICLTrainer", pairing="registered", change_dataset=lambda d: d["crossmod"].update(
+        cases={name: {**case, "subject": name} for name, case in d["crossmod"]["cases"].items()}
+    ))  # fmt: skip
+    with pytest.raises(CrossmodError, match="pairing=unpaired"):
+        trainer.on_train_start()
+
+
+def test_gin_changes_the_chosen_images_only(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer("AICLTrainer", gin="source"))
+    batch = make_batch(trainer)
+    changed = trainer._augment_intensity(batch)
+    assert torch.equal(changed.images[1::2], batch.images[1::2])
+    assert not torch.allclose(changed.images[0::2], batch.images[0::2])
+    trainer.gin = "all"
+    assert not torch.allclose(trainer._augment_intensity(batch).images[1::2], batch.images[1::2])
+    trainer.gin_probability = 0.0
+    assert torch.equal(trainer._augment_intensity(batch).images, batch.images)
+    trainer.gin = "off"
+    assert trainer._augment_intensity(batch) is batch
+
+
+def test_hyperparameters_are_recorded_in_the_results(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer("AICLTrainer", fpc_weight=0.25, patch_size=[8, 8]))
+    recorded = json.loads((Path(trainer.output_folder_base) / "plans.json").read_text())["crossmod"]
+    assert recorded["fpc_weight"] == 0.25
+    assert recorded["patch_size"] == [8, 8]
+    assert recorded["csc_temperature"] == 0.5
+    assert recorded["modalities"] == ["cine", "lge"]
+
+
+def test_losses_are_recorded_and_a_continued_training_writes_on(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer("AICLTrainer"))
+    folder = Path(trainer.output_folder)
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+    rows = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert np.isfinite(rows[1]["segmenter/csc"])
+    assert (folder / "losses.png").stat().st_size > 5000
+    again = make_trainer("AICLTrainer")
+    again.current_epoch = 1
+    started(again)
+    assert [json.loads(line)["epoch"] for line in (folder / "losses.jsonl").read_text().splitlines()] == [0]
+
+
+def test_terms_reach_the_extra_loggers(make_trainer: MakeTrainer) -> None:
+    class Listener:
+        heard: list[str] = []  # noqa: RUF012
+
+        def update_config(self, config: Any) -> None:
+            pass
+
+        def log(self, key: str, value: Any, step: int) -> None:
+            self.heard.append(key)
+
+    trainer = started(make_trainer("AICLTrainer", warm_up=0.0))
+    trainer.logger.loggers.append(Listener())
+    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+    assert {"segmenter/sup", "segmenter/csc", "segmenter/fpc", "train_losses"} <= set(Listener.heard)

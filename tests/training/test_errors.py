@@ -1,0 +1,128 @@
+"""Bad input: one line that names what, where and the remedy, and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnunet_crossmod.errors import CrossmodError
+
+MakeTrainer = Callable[..., Any]
+
+
+def drop_block(dataset_json: dict[str, Any]) -> None:
+    del dataset_json["crossmod"]
+
+
+def drop_case(dataset_json: dict[str, Any]) -> None:
+    dataset_json["crossmod"]["cases"].pop(sorted(dataset_json["crossmod"]["cases"])[0])
+
+
+def add_case(dataset_json: dict[str, Any]) -> None:
+    dataset_json["crossmod"]["cases"]["ghost_lge"] = {"modality": "lge", "annotated": [], "subject": "ghost"}
+
+
+def unknown_modality(dataset_json: dict[str, Any]) -> None:
+    next(iter(dataset_json["crossmod"]["cases"].values()))["modality"] = "PET"
+
+
+def unknown_label(dataset_json: dict[str, Any]) -> None:
+    next(iter(dataset_json["crossmod"]["cases"].values()))["annotated"] = ["Aorta"]
+
+
+def annotate_target(dataset_json: dict[str, Any]) -> None:
+    cases = dataset_json["crossmod"]["cases"]
+    next(case for case in cases.values() if case["modality"] == "lge")["annotated"] = "all"
+
+
+def regions(dataset_json: dict[str, Any]) -> None:
+    dataset_json["labels"]["heart"] = [1, 2, 3]
+
+
+def cascade(plans: dict[str, Any]) -> None:
+    plans["configurations"]["2d"]["previous_stage"] = "3d_lowres"
+
+
+def batch_of_one(plans: dict[str, Any]) -> None:
+    plans["configurations"]["2d"]["batch_size"] = 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "says"),
+    [
+        ({"change_dataset": drop_block}, CrossmodError, "crossmod convert"),
+        ({"change_dataset": drop_case}, CrossmodError, 'not in the "crossmod" block'),
+        ({"change_dataset": add_case}, CrossmodError, "ghost_lge"),
+        ({"change_dataset": unknown_modality}, CrossmodError, "'PET'"),
+        ({"change_dataset": unknown_label}, CrossmodError, "'Aorta'"),
+        ({"change_dataset": regions}, NotImplementedError, "stock nnU-Net trainer"),
+        ({"change_plans": cascade}, NotImplementedError, "3d_fullres or 2d"),
+        ({"change_plans": batch_of_one}, CrossmodError, "at least 2"),
+        ({"configuration": "4d"}, CrossmodError, "3d_fullres"),
+        ({"fpc_wait": 1}, CrossmodError, "fpc_weight"),
+        ({"fpc_weight": "much"}, CrossmodError, "a number"),
+        (
+            {"change_dataset": annotate_target, "forbid_annotated_target": True},
+            CrossmodError,
+            "forbid_annotated_target=false",
+        ),
+    ],
+)
+def test_refused_before_anything_is_written(
+    arguments: dict[str, Any], kind: type[Exception], says: str, make_trainer: MakeTrainer, nnunet: dict[str, Path]
+) -> None:
+    configuration = arguments.pop("configuration", "2d")
+    with pytest.raises(kind, match=says) as error:
+        make_trainer("AICLTrainer", configuration, **arguments)
+    assert "\n" not in str(error.value)
+    assert not list(nnunet["nnUNet_results"].iterdir())
+
+
+def test_source_only_forbids_annotated_targets_and_can_be_told_not_to(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(CrossmodError, match="SourceOnlyTrainer forbids"):
+        make_trainer("SourceOnlyTrainer", change_dataset=annotate_target)
+    make_trainer("SourceOnlyTrainer", change_dataset=annotate_target, forbid_annotated_target=False)
+
+
+def test_data_that_is_not_preprocessed_names_the_command(make_trainer: MakeTrainer) -> None:
+    def elsewhere(plans: dict[str, Any]) -> None:
+        plans["configurations"]["2d"]["data_identifier"] = "nowhere"
+
+    with pytest.raises(CrossmodError, match="nnUNetv2_preprocess -c 2d"):
+        make_trainer("AICLTrainer", change_plans=elsewhere)
+
+
+def test_a_fold_without_annotated_validation_is_refused(make_trainer: MakeTrainer) -> None:
+    def hide(dataset_json: dict[str, Any]) -> None:
+        for case in dataset_json["crossmod"]["cases"].values():
+            case["annotated"] = []
+
+    trainer = make_trainer("JointTrainer", change_dataset=hide)
+    with pytest.raises(CrossmodError, match="no annotated training case"):
+        trainer.on_train_start()
+
+
+def test_a_term_that_is_not_a_number_names_player_and_term_and_keeps_the_checkpoint(
+    make_trainer: MakeTrainer,
+) -> None:
+    trainer = make_trainer("JointTrainer")
+    trainer.on_train_start()
+    file = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(file))
+    good = file.read_bytes()
+    trainer.on_train_epoch_start()
+    output = trainer.train_step(next(trainer.dataloader_train))
+    output["terms"]["segmenter/sup"] = output["terms"]["segmenter/sup"] * float("nan")
+    with pytest.raises(CrossmodError, match="'sup' of player 'segmenter' is nan in epoch 0"):
+        trainer.on_train_epoch_end([output])
+    assert file.read_bytes() == good
+
+
+def test_inference_needs_the_plans_of_the_results_folder(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("AICLTrainer")
+    del trainer.plans_manager.plans["crossmod"]["modalities"]
+    with pytest.raises(CrossmodError, match="results folder"):
+        trainer.initialize()
