@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
-__all__ = ["CrossmodError", "report_errors_in_one_line"]
+__all__ = ["CrossmodError", "UnsupportedError", "report_errors_in_one_line"]
 
 
 class CrossmodError(ValueError):
     """Wrong input, told in one line that names the case, the file and the remedy."""
+
+
+class UnsupportedError(CrossmodError, NotImplementedError):
+    """A mode of nnU-Net that cross-modal training does not have; the line says what to do instead."""
 
 
 def report_errors_in_one_line() -> None:

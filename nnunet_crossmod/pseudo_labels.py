@@ -82,7 +82,7 @@ def dense_organ_patches(
     for axis, (length, width) in enumerate(zip(labels.shape[1:], size, strict=True)):
         windows = windows.unfold(2 + axis, width, 1)
         along = masks.sum([2 + other for other in range(axes) if other != axis])
-        centroid = along @ torch.arange(length, device=labels.device, dtype=along.dtype) / count.clamp(min=1)
+        centroid = (along * torch.arange(length, device=labels.device)).sum(2) / count.clamp(min=1)
         first.append((centroid - (width - 1) / 2).round().long().clamp(0, length - width))
     sample = torch.arange(len(labels), device=labels.device)[:, None]
     corner = (sample, *first)

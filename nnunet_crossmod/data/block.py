@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.errors import CrossmodError, UnsupportedError
 
 __all__ = ["Case", "CrossmodBlock"]
 
@@ -65,7 +65,7 @@ class CrossmodBlock:
 
         Raises:
             CrossmodError: no block, an unknown modality or label name, or a modality without a role.
-            NotImplementedError: region-based labels.
+            UnsupportedError: region-based labels.
         """
         block = dataset_json.get("crossmod")
         if not isinstance(block, Mapping):
@@ -173,7 +173,7 @@ def _foreground_labels(dataset_json: Mapping[str, Any], where: str) -> dict[str,
     labels = dataset_json.get("labels", {})
     regions = [name for name, value in labels.items() if isinstance(value, list | tuple) and len(value) > 1]
     if regions:
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"{where}: label {regions[0]!r} is a region; cross-modal trainers need plain labels: give every label one "
             "integer, or train with a stock nnU-Net trainer"
         )

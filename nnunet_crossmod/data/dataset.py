@@ -139,10 +139,16 @@ class RegisteredScans(nnUNetBaseDataset):  # type: ignore[misc]
             )
         super().__init__(scans.source_folder, list(self.groups), None)
         self.scans = scans
+        for names in self.groups.values():
+            self._load(names)
 
     def load_case(self, identifier: str) -> tuple[Any, Any, None, dict[str, Any]]:
         """One subject: stacked data, stacked segmentations, no previous stage, properties of the annotated scan."""
-        names = self.groups[str(identifier)]
+        loaded = self._load(self.groups[str(identifier)])
+        informative = max(loaded, key=lambda case: sum(len(found) > 0 for found in case[3]["class_locations"].values()))
+        return Stacked([data for data, *_ in loaded]), Stacked([seg for _, seg, *_ in loaded]), None, informative[3]
+
+    def _load(self, names: Sequence[str]) -> list[tuple[Any, Any, None, dict[str, Any]]]:
         loaded = [self.scans.load_case(name) for name in names]
         shapes = {data.shape for data, _, _, _ in loaded}
         if len(shapes) > 1:
@@ -150,8 +156,7 @@ class RegisteredScans(nnUNetBaseDataset):  # type: ignore[misc]
                 f"the scans {', '.join(names)} differ in shape after preprocessing ({sorted(shapes)}): convert them "
                 'again with "crossmod convert", or set pairing=unpaired'
             )
-        informative = max(loaded, key=lambda case: sum(len(found) > 0 for found in case[3]["class_locations"].values()))
-        return Stacked([data for data, *_ in loaded]), Stacked([seg for _, seg, *_ in loaded]), None, informative[3]
+        return loaded
 
     save_case = staticmethod(CrossModalDataset.save_case)
     get_identifiers = staticmethod(CrossModalDataset.get_identifiers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -28,7 +29,7 @@ def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
     @wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next((v.device.type for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), "cpu")
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(device, enabled=False) if device in ("cuda", "cpu") else nullcontext():
             return loss(*map(widen, args), **{name: widen(value) for name, value in kwargs.items()})
 
     return wrapped

@@ -12,7 +12,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.errors import CrossmodError, UnsupportedError
 from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext
 
 __all__ = ["Conditioning", "FeatureMaps", "ModalityUNet", "build_unet", "read_modality"]
@@ -138,7 +138,7 @@ def build_unet(
         deep_supervision: whether the decoder returns logits at every stage.
 
     Raises:
-        NotImplementedError: a network without nnU-Net's U-Net encoder and decoder.
+        UnsupportedError: a network without nnU-Net's U-Net encoder and decoder.
     """
     context = ModalityContext()
     kwargs = deepcopy(architecture["arch_kwargs"])
@@ -156,7 +156,7 @@ def build_unet(
             deep_supervision=deep_supervision,
         )
         if not isinstance(getattr(built, "decoder", None), UNetDecoder):
-            raise NotImplementedError(
+            raise UnsupportedError(
                 f"{architecture['network_class_name']} has no U-Net decoder: use nnU-Net's default or ResEnc planner"
             )
         return built

