@@ -32,7 +32,6 @@ from nnunet_crossmod.plans import configure
 STOCK = "nnUNetTrainer"
 BATCH = {"2d": 12, "3d_fullres": 2}
 CIN = "CIN alone"
-AT_FULL_STRENGTH = {"AICLTrainer": {"warm_up": 0.0}}
 
 
 def main() -> None:
@@ -96,7 +95,8 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
     conditional.seen = everything
     rows[CIN] = stepping(conditional, {**image, "keys": all_source["keys"]})
     for name in args.trainers:
-        trainer = build(load_trainer(name), **AT_FULL_STRENGTH.get(name, {}))
+        kind = load_trainer(name)
+        trainer = build(kind, **({"warm_up": 0.0} if "warm_up" in kind._hyperparameter_types else {}))
         trainer.seen = {c: seen for c in everything if (seen := trainer.see(everything[c])) is not None}
         only = {case.modality for case in trainer.seen.values()}
         keys = loaded["keys"] if len(only) > 1 else [next(iter(trainer.seen))] * n

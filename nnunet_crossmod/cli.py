@@ -171,7 +171,12 @@ def _add_evaluate(commands: Commands) -> None:
         block = CrossmodBlock.from_dataset_json(dataset_json, str(file))
         modalities = {case.name: case.modality for case in (*block.cases.values(), *block.test.values())}
         scores = evaluate_folder(
-            args.predictions, args.references, block.labels, modalities, dataset_json["file_ending"]
+            args.predictions,
+            args.references,
+            block.labels,
+            modalities,
+            dataset_json["file_ending"],
+            dataset_json["labels"].get("ignore"),
         )
         table = summarise(scores)
         print(table.round(4).to_string())

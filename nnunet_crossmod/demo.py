@@ -25,6 +25,8 @@ from nnunet_crossmod.plans import configure, write_plans
 __all__ = ["run_demo", "run_logged"]
 
 DATASET_ID = 900
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+OWN = {*FOLDERS, "predictions", "predictions.png", "dice.csv"}
 TRAINERS = ("SourceOnlyTrainer", "AICLTrainer")
 PLANS = "nnUNetPlans_demo"
 EPOCHS = {"2d": 10, "3d_fullres": 8}
@@ -49,13 +51,10 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
     """
     phantom = importlib.import_module("nnunet_crossmod.dataset_conversion.phantom")
 
-    if output.exists() and any(output.iterdir()):
-        if not overwrite:
-            raise CrossmodError(f"{output} is not empty: choose another -o or add --overwrite")
-        shutil.rmtree(output)
+    _make_room(output, overwrite)
     began = time.monotonic()
     device = _device() if device == "auto" else device
-    folders = {name: (output / name).resolve() for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    folders = {name: (output / name).resolve() for name in FOLDERS}
     for folder in folders.values():
         folder.mkdir(parents=True)
     os.environ.update({name: str(folder) for name, folder in folders.items()})
@@ -111,6 +110,18 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
     print(table.rename_axis(["trainer", "modality"]).round(3).to_string())
     print(f"\npicture: {picture}\ntable:   {output / 'dice.csv'}\ntook {(time.monotonic() - began) / 60:.1f} minutes")
     return table
+
+
+def _make_room(output: Path, overwrite: bool) -> None:
+    """Remove an earlier demo, and nothing but a demo."""
+    found = list(output.iterdir()) if output.exists() else []
+    if found and not overwrite:
+        raise CrossmodError(f"{output} is not empty: choose another -o or add --overwrite")
+    foreign = [path.name for path in found if path.name not in OWN and path.suffix != ".log"]
+    if foreign:
+        raise CrossmodError(f"{output} holds {foreign[0]!r}, which no demo wrote: choose another -o")
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _rows(raw: Path, output: Path, block: CrossmodBlock, per_modality: int = 2) -> list[Row]:

@@ -63,6 +63,8 @@ def _check_versions(findings: _Findings) -> None:
             findings.good(package, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             findings.bad(package, "missing", f"{package} is not installed: pip install {package}")
+    if any(remedy.startswith("nnunetv2") for remedy in findings.complaints):
+        return
     version = tuple(int(part) for part in importlib.metadata.version("nnunetv2").split(".")[:3] if part.isdigit())
     if not (2, 8, 1) <= version < (2, 9):
         findings.bad("nnunetv2", "not supported", 'wrong version of nnU-Net: pip install "nnunetv2>=2.8.1,<2.9"')
@@ -91,7 +93,11 @@ def _check_trainers(findings: _Findings) -> None:
             'nnU-Net does not look where the trainers are: export nnUNet_extTrainer="$(crossmod trainers-dir)"',
         )
         return
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    try:
+        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    except ImportError as error:
+        findings.bad("nnunetv2", "cannot be imported", f"nnunetv2 cannot be imported ({error}): reinstall it")
+        return
 
     for name in trainer_names():
         try:
@@ -104,8 +110,11 @@ def _check_trainers(findings: _Findings) -> None:
 
 
 def _check_device(findings: _Findings) -> None:
-    import torch
-
+    try:
+        import torch
+    except ImportError as error:
+        findings.bad("torch", "cannot be imported", f"torch cannot be imported ({error}): reinstall it")
+        return
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -88,8 +89,12 @@ def configure(
         configurations: which ones ``batch_size`` and ``patch_size`` are for; all of the right dimension if empty.
 
     Raises:
-        CrossmodError: an unknown preset or configuration, or a patch that the network cannot halve often enough.
+        CrossmodError: an unfit name, an unknown preset or configuration, or a patch that the network cannot halve.
     """
+    if not re.fullmatch(r"[\w.-]+", name) or name == plans["plans_name"]:
+        raise CrossmodError(
+            f"--name {name!r} must differ from {plans['plans_name']} and hold letters, digits, . _ - only"
+        )
     copy = deepcopy(dict(plans))
     copy["plans_name"] = name
     unknown = [c for c in configurations if c not in copy["configurations"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 __all__ = ["Embedding", "OrganPatches", "dense_organ_patches", "labels_at", "organ_patches"]
 
-Embedding = Literal["mean", "flatten"]
+Embedding = Literal["mean", "flatten", "organ"]
 
 
 class OrganPatches(NamedTuple):
@@ -40,7 +40,9 @@ def organ_patches(
         features: (n, c, *f).
         labels: (n, *f), integer; 0 and negative values are no organ.
         patch_size: size of the cube in feature voxels, one number per axis; cut to the map.
-        embedding: ``"mean"`` pools the cube to d = c numbers, ``"flatten"`` keeps all d = c · ∏ patch_size.
+        embedding: ``"mean"`` pools the cube to d = c numbers, ``"flatten"`` keeps all d = c · ∏ patch_size,
+            ``"organ"`` pools those of its voxels that carry the organ's label (the whole cube where none does): cubes
+            of concentric organs coincide, their voxels do not.
 
     Returns:
         the patches of the organs that are present, sample by sample, organs in increasing order.
@@ -71,20 +73,30 @@ def dense_organ_patches(
             f"expected features (n, c, *f), labels (n, *f) and one patch size per axis, got {tuple(features.shape)}, "
             f"{tuple(labels.shape)} and {tuple(patch_size)}"
         )
-    if embedding not in ("mean", "flatten"):
-        raise ValueError(f'embedding must be "mean" or "flatten", got {embedding!r}')
+    if embedding not in get_args(Embedding):
+        raise ValueError(f"embedding must be one of {get_args(Embedding)}, got {embedding!r}")
     size = [min(max(int(s), 1), f) for s, f in zip(patch_size, labels.shape[1:], strict=True)]
     organs = torch.arange(1, num_organs + 1, device=labels.device)
     masks = (labels[:, None] == organs.view(1, -1, *[1] * axes)).float()
     count = masks.flatten(2).sum(2)
-    windows = features
+    windows, mask_windows = features, masks
     first = []
     for axis, (length, width) in enumerate(zip(labels.shape[1:], size, strict=True)):
         windows = windows.unfold(2 + axis, width, 1)
+        mask_windows = mask_windows.unfold(2 + axis, width, 1)
         along = masks.sum([2 + other for other in range(axes) if other != axis])
         centroid = (along * torch.arange(length, device=labels.device)).sum(2) / count.clamp(min=1)
         first.append((centroid - (width - 1) / 2).round().long().clamp(0, length - width))
     sample = torch.arange(len(labels), device=labels.device)[:, None]
     corner = (sample, *first)
     cubes = windows.movedim(1, 1 + axes)[corner]
-    return cubes.flatten(3).mean(3) if embedding == "mean" else cubes.flatten(2), count > 0
+    if embedding == "flatten":
+        return cubes.flatten(2), count > 0
+    cubes = cubes.flatten(3)
+    if embedding == "mean":
+        return cubes.mean(3), count > 0
+    organ = torch.arange(num_organs, device=labels.device)[None]
+    corner = (sample, organ, *first)
+    weights = mask_windows[corner].flatten(2)
+    weights = torch.where(weights.any(2, keepdim=True), weights, torch.ones_like(weights))
+    return (cubes * weights[:, :, None]).sum(3) / weights.sum(2)[..., None], count > 0

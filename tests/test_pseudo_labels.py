@@ -15,14 +15,18 @@ def by_loop(features: np.ndarray, labels: np.ndarray, patch_size: list[int], emb
         where = np.argwhere(labels[sample] == organ)
         if len(where) == 0:
             continue
-        cube = features[sample]
+        cube, mask = features[sample], labels[sample] == organ
         for axis, wanted in enumerate(patch_size):
             length = labels.shape[1 + axis]
             size = min(wanted, length)
             first = int(np.round(where[:, axis].mean() - (size - 1) / 2))
             first = min(max(first, 0), length - size)
             cube = cube.take(range(first, first + size), axis=1 + axis)
-        patches.append(cube.reshape(len(cube), -1).mean(1) if embedding == "mean" else cube.reshape(-1))
+            mask = mask.take(range(first, first + size), axis=axis)
+        if embedding == "organ" and mask.any():
+            patches.append(cube[:, mask].mean(1))
+        else:
+            patches.append(cube.reshape(-1) if embedding == "flatten" else cube.reshape(len(cube), -1).mean(1))
         organs.append(organ)
         samples.append(sample)
     return patches, organs, samples
@@ -32,7 +36,7 @@ def by_loop(features: np.ndarray, labels: np.ndarray, patch_size: list[int], emb
     ("size", "patch_size"),
     [((7, 9), [2, 3]), ((7, 9), [1, 20]), ((3, 6, 5), [1, 2, 2]), ((1, 4, 4), [4, 3, 3]), ((8, 8), [4, 4])],
 )
-@pytest.mark.parametrize("embedding", ["mean", "flatten"])
+@pytest.mark.parametrize("embedding", ["mean", "flatten", "organ"])
 def test_patches_equal_the_loop(size: tuple[int, ...], patch_size: list[int], embedding: str) -> None:
     generator = np.random.default_rng(1)
     features = generator.normal(size=(3, 4, *size))

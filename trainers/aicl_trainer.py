@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nnunet_crossmod.data import CrossModalBatch
 from nnunet_crossmod.losses import class_descriptors, feature_patch_contrast, structural_consistency
@@ -20,6 +22,15 @@ class Outputs(NamedTuple):
     logits: list[Tensor]
     bottleneck: Tensor
     decoder: Tensor
+
+
+def resized(probabilities: Tensor, size: Sequence[int]) -> Tensor:
+    """Average class probabilities (n, k, *s) to a map of another size: (n, k, *size)."""
+    if tuple(probabilities.shape[2:]) == tuple(size):
+        return probabilities
+    pool = functional.adaptive_avg_pool2d if len(size) == 2 else functional.adaptive_avg_pool3d
+    averaged: Tensor = pool(probabilities, list(size))
+    return averaged
 
 
 class AICLTrainer(CrossModalTrainer):
@@ -46,15 +57,28 @@ class AICLTrainer(CrossModalTrainer):
     patch_embedding: Embedding = "mean"
     csc_weight: float = 1.0
     csc_temperature: float = 0.5
+    csc_stage: int = 0
+    """Decoder stage whose features describe the classes; 0 is full resolution, every stage halves it."""
     csc_directions: Literal["both", "source_to_target"] = "both"
     pairing: Literal["auto", "registered", "unpaired"] = "auto"
 
     def uses_registered_pairs(self) -> bool:
         return self.pairing == "registered" or (self.pairing == "auto" and self.block.registered)
 
+    def check_options(self, planned: dict[str, Any]) -> None:
+        axes, stages = len(planned["patch_size"]), planned["architecture"]["arch_kwargs"]["n_stages"]
+        size = self.patch_size
+        self.check_option(
+            "patch_size", size is None or (len(size) == axes and min(size) > 0), f"{axes} positive numbers"
+        )
+        self.check_option("csc_stage", 0 <= self.csc_stage < stages - 1, f"0 … {stages - 2}")
+        self.check_option("warm_up", 0 <= self.warm_up <= 1, "a share of the training, 0 … 1")
+        for temperature in ("fpc_temperature", "csc_temperature"):
+            self.check_option(temperature, getattr(self, temperature) > 0, "above 0")
+
     def forward(self, batch: CrossModalBatch) -> Outputs:
         maps = self.network(batch.images, batch.modality, features=True)
-        return Outputs(maps.logits, maps.encoder[-1], maps.decoder[0])
+        return Outputs(maps.logits, maps.encoder[-1], maps.decoder[self.csc_stage])
 
     def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, batch))
@@ -89,13 +113,25 @@ class AICLTrainer(CrossModalTrainer):
         return [max(1, round(width)) for width in widened / stride]
 
     def structural_consistency(self, batch: CrossModalBatch, outputs: Outputs) -> Tensor:
-        """l_csc (Eq. 5) between the b-th sample of the source and the b-th of the target."""
+        """l_csc (Eq. 5) between the b-th sample of every source and the b-th of every target modality."""
         probabilities = outputs.logits[0].softmax(1)
-        described = probabilities.flatten(2) if batch.registered else class_descriptors(outputs.decoder, probabilities)
-        source, target = described[batch.source_rows], described[batch.target_rows]
+        if batch.registered:
+            described = probabilities.flatten(2)
+        else:
+            described = class_descriptors(outputs.decoder, resized(probabilities, outputs.decoder.shape[2:]))
+        return torch.stack(
+            [
+                self.consistency_of_pairs(described[batch.rows_of(source)], described[batch.rows_of(target)])
+                for source in self.block.source
+                for target in self.block.target
+            ]
+        ).mean()
+
+    def consistency_of_pairs(self, source: Tensor, target: Tensor) -> Tensor:
+        """l_csc of the first samples of two modalities, as many as both have."""
         pairs = min(len(source), len(target))
-        source, target = source[:pairs], target[:pairs]
-        forth = structural_consistency(source, target, self.csc_temperature)
+        forth = structural_consistency(source[:pairs], target[:pairs], self.csc_temperature)
         if self.csc_directions == "source_to_target":
             return forth
-        return (forth + structural_consistency(target, source, self.csc_temperature)) / 2
+        back = structural_consistency(target[:pairs], source[:pairs], self.csc_temperature)
+        return (forth + back) / 2

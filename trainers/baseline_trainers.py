@@ -21,11 +21,15 @@ class _SupervisedTrainer(CrossModalTrainer):
     """The supervised terms alone; samples without any annotation do not pass the network."""
 
     def forward(self, batch: CrossModalBatch) -> Outputs:
-        rows = batch.annotated_rows
-        return Outputs(self.network(batch.images[rows], batch.modality[rows], features=True).logits)
+        useful = self.useful(batch)
+        return Outputs(self.network(useful.images, useful.modality, features=True).logits)
 
     def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
-        return Losses().add("sup", self.supervised_loss(outputs.logits, batch.annotated))
+        return Losses().add("sup", self.supervised_loss(outputs.logits, self.useful(batch)))
+
+    def useful(self, batch: CrossModalBatch) -> CrossModalBatch:
+        """The annotated samples; all of them, for a loss of zero, where none is annotated."""
+        return batch.annotated if batch.annotations else batch
 
 
 class SourceOnlyTrainer(_SupervisedTrainer):
@@ -38,7 +42,10 @@ class SourceOnlyTrainer(_SupervisedTrainer):
 
 
 class JointTrainer(_SupervisedTrainer):
-    """AICL's own baseline row: its conditional norms and its supervised terms, in both modalities where annotated."""
+    """AICL's own baseline row: its conditional norms and its supervised terms, in both modalities where annotated.
+
+    Where the target has no annotation at all, its norms keep the affine they begin with (γ = 1, β = 0).
+    """
 
     conditioning = "encoder"
     segmentation_loss = "dice_focal"

@@ -85,15 +85,16 @@ class CrossmodBlock:
             raise CrossmodError(f'{where}: modality {adrift[0]!r} must be listed as either "source" or "target"')
         cases = {
             name: _case(name, entry, modalities, labels, where)
-            for name, entry in _mapping(block, "cases", where).items()
+            for name, entry in _entries(block, "cases", where).items()
         }
         if not cases:
             raise CrossmodError(f'{where}: "crossmod" lists no cases: list every training case with its modality')
         test = {
             name: _case(name, {"annotated": [], **entry}, modalities, labels, where)
-            for name, entry in block.get("test", {}).items()
+            for name, entry in (_entries(block, "test", where) if "test" in block else {}).items()
         }
-        return cls(modalities, source, target, cases, labels, bool(block.get("registered", False)), test)
+        registered = _flag(block, "registered", False, f'{where}: "crossmod"')
+        return cls(modalities, source, target, cases, labels, registered, test)
 
     def to_json(self) -> dict[str, Any]:
         """The block as it stands in ``dataset.json``."""
@@ -153,10 +154,17 @@ def _and_more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def _mapping(block: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+def _entries(block: Mapping[str, Any], key: str, where: str) -> Mapping[str, Mapping[str, Any]]:
     value = block.get(key)
-    if not isinstance(value, Mapping):
-        raise CrossmodError(f'{where}: "crossmod" needs "{key}", an object with one entry a case')
+    if not isinstance(value, Mapping) or not all(isinstance(entry, Mapping) for entry in value.values()):
+        raise CrossmodError(f'{where}: "crossmod" needs "{key}", an object with one object a case')
+    return value
+
+
+def _flag(entry: Mapping[str, Any], key: str, default: bool, what: str) -> bool:
+    value = entry.get(key, default)
+    if not isinstance(value, bool):
+        raise CrossmodError(f'{what} has "{key}": {value!r}; it must be true or false')
     return value
 
 
@@ -193,7 +201,7 @@ def _case(
     if annotated == "all":
         visible = frozenset(labels.values())
     elif isinstance(annotated, list):
-        unknown = [label for label in annotated if label not in labels]
+        unknown = [label for label in annotated if not isinstance(label, str) or label not in labels]
         if unknown:
             raise CrossmodError(
                 f"{where}: case {name!r} is annotated with {unknown[0]!r}, but the labels are {list(labels)}"
@@ -203,7 +211,7 @@ def _case(
         raise CrossmodError(
             f'{where}: case {name!r} needs "annotated": "all", a list of label names, or [] for none; got {annotated!r}'
         )
-    labelled = bool(entry.get("labelled", True))
+    labelled = _flag(entry, "labelled", True, f"{where}: case {name!r}")
     if visible and not labelled:
         raise CrossmodError(f'{where}: case {name!r} is annotated but "labelled" is false: give it a label file')
     return Case(name, modality, visible, str(entry.get("subject", name)), labelled)

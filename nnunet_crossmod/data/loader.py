@@ -24,6 +24,15 @@ def check_batch_size(batch_size: int, modalities: Sequence[str]) -> None:
 
 
 class _SeenLocations(nnUNetDataLoader):  # type: ignore[misc]
+    """Crops around the labels that may be seen.
+
+    nnU-Net forces foreground into the *last* samples of a batch, which here would always be those of one modality:
+    every sample draws instead.
+    """
+
+    def __init__(self, data: Any, batch_size: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(data, batch_size, *args, **{**kwargs, "probabilistic_oversampling": True})
+
     def get_bbox(
         self, data_shape: Any, force_fg: bool, class_locations: Mapping[Any, Any], *args: Any, **kwargs: Any
     ) -> tuple[Any, Any]:

@@ -18,17 +18,23 @@ from nnunet_crossmod.errors import CrossmodError
 __all__ = ["dice_per_structure", "evaluate_folder", "summarise"]
 
 
-def dice_per_structure(prediction: np.ndarray, reference: np.ndarray, labels: Mapping[str, int]) -> dict[str, float]:
+def dice_per_structure(
+    prediction: np.ndarray, reference: np.ndarray, labels: Mapping[str, int], ignore: int | None = None
+) -> dict[str, float]:
     """Dice of every structure of one case, over the whole volume.
 
     Args:
         prediction: label map, any shape.
         reference: label map of the same shape.
         labels: foreground structures, name → value.
+        ignore: value of voxels in the reference that do not count.
 
     Returns:
         0 … 1; 0 where a structure is missed or invented, NaN where it is in neither map.
     """
+    if ignore is not None:
+        counted = reference != ignore
+        prediction, reference = prediction[counted], reference[counted]
     masks = [
         torch.stack([torch.from_numpy(volume == value) for value in labels.values()])[None]
         for volume in (prediction, reference)
@@ -44,6 +50,7 @@ def evaluate_folder(
     labels: Mapping[str, int],
     modalities: Mapping[str, str],
     ending: str = ".nii.gz",
+    ignore: int | None = None,
 ) -> pd.DataFrame:
     """Compare every predicted case with its reference.
 
@@ -53,6 +60,7 @@ def evaluate_folder(
         labels: foreground structures, name → value.
         modalities: case → modality; cases that are not listed get an empty name.
         ending: of the files.
+        ignore: value of voxels in the references that do not count.
 
     Returns:
         one row a case and structure: ``case``, ``modality``, ``structure``, ``dice``.
@@ -78,7 +86,9 @@ def evaluate_folder(
                 f"{predicted[case]} has size {prediction.GetSize()}, but {expected[case]} has {reference.GetSize()}: "
                 "predict the same scan"
             )
-        scores = dice_per_structure(sitk.GetArrayFromImage(prediction), sitk.GetArrayFromImage(reference), labels)
+        scores = dice_per_structure(
+            sitk.GetArrayFromImage(prediction), sitk.GetArrayFromImage(reference), labels, ignore
+        )
         rows += [
             {"case": case, "modality": modalities.get(case, ""), "structure": name, "dice": dice}
             for name, dice in scores.items()

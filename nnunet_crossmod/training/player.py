@@ -66,6 +66,15 @@ class Player:
         else:
             scaler.step(self.optimizer)
 
+    def begin_alike(self) -> None:
+        """Give all processes the weights of the first; DistributedDataParallel does so for what it wraps."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        for module in self.modules:
+            if not isinstance(module, nn.parallel.DistributedDataParallel):
+                for tensor in (*module.parameters(), *module.buffers()):
+                    dist.broadcast(tensor.detach(), src=0)
+
     def _average_gradients(self) -> None:
         """Across processes; a network wrapped in DistributedDataParallel has done so by itself."""
         if not (dist.is_available() and dist.is_initialized()):

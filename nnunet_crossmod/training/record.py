@@ -39,7 +39,15 @@ class LossRecord:
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    if not file.exists():
+        return []
+    rows = []
+    for line in file.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # the last line of a training that was killed while writing
+            break
+    return rows
 
 
 def draw_curves(rows: list[dict[str, Any]], picture: Path) -> None:

@@ -87,7 +87,7 @@ def supervised_loss(criterion: Criterion, logits: Sequence[Tensor], batch: Cross
     """
     groups = batch.annotations
     if not groups:
-        return logits[0].sum() * 0
+        return torch.stack([level[:0].float().sum() for level in logits]).sum()
     samples = [sum(set(case.visible) == set(classes) for case in batch.cases) for classes, _ in groups]
     total = logits[0].new_zeros((), dtype=torch.float32)
     for level, weight in enumerate(deep_supervision_weights(len(logits))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,11 +18,13 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
+from torch.nn import functional
 
 from nnunet_crossmod.data import (
     BalancedDataLoader,
@@ -35,6 +38,7 @@ from nnunet_crossmod.data import (
     random_convolution,
 )
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError, report_errors_in_one_line
+from nnunet_crossmod.losses import marginalise
 from nnunet_crossmod.nn import build_unet
 from nnunet_crossmod.nn.unet import Conditioning
 from nnunet_crossmod.training import hyperparameters
@@ -97,14 +101,15 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         )
         self.block = block
         self.dataset_class: Any = None
-        self._check_input(plans, configuration, options)
+        self._set(options)
+        self._check_input(plans, configuration, dataset_json)
         # the network is built from the plans alone, also at inference: they record what was trained
         plans["crossmod"] = {**options, MODALITIES: list(block.modalities)}
         super().__init__(plans, configuration, fold, dataset_json, device)
-        for name, value in options.items():
-            setattr(self, name, value)
+        self._set(options)
         self.iteration = 0
         self.seen: dict[str, Case] = {}
+        self.validated: dict[str, Case] = {}
         self.players: list[Player] = []
         self.heads = nn.ModuleDict()
         self.record: LossRecord | None = None
@@ -114,6 +119,9 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
     def see(self, case: Case) -> Case | None:
         """What the training sees of a case of its fold; ``None`` leaves the case out."""
         return case
+
+    def check_options(self, planned: dict[str, Any]) -> None:
+        """Refuse hyper-parameters that make no sense for the planned configuration: call :meth:`check_option`."""
 
     def uses_registered_pairs(self) -> bool:
         """Whether batches hold registered scans of one subject, cropped and augmented alike."""
@@ -156,6 +164,11 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         module = self.network.module if self.is_ddp else self.network
         return module._orig_mod if isinstance(module, OptimizedModule) else module
 
+    def check_option(self, name: str, holds: bool, must_be: str) -> None:
+        """Raise :class:`CrossmodError` unless the hyper-parameter holds what it must."""
+        if not holds:
+            raise CrossmodError(f"{name} = {getattr(self, name)} must be {must_be}: set it with crossmod configure")
+
     def supervised_loss(self, logits: Sequence[Tensor], batch: CrossModalBatch) -> Tensor:
         """The supervised term over all deep-supervision levels, on annotated samples and classes only."""
         return supervised_loss(self.criterion, logits, batch)
@@ -190,8 +203,18 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     # ---- setting up --------------------------------------------------------------------------------------------
 
-    def _check_input(self, plans: dict[str, Any], configuration: str, options: dict[str, Any]) -> None:
+    def _set(self, options: dict[str, Any]) -> None:
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def _check_input(self, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> None:
         """Everything that can be wrong with the input is found here, before nnU-Net writes its first file."""
+        channels = list(dataset_json.get("channel_names", {}).values())
+        if len(channels) < 2 or channels[-1].casefold() != "nonorm":
+            raise CrossmodError(
+                f"dataset.json names the channels {channels}; the last one must be the modality channel, named "
+                '"noNorm": write the data set with "crossmod convert"'
+            )
         planned = plans["configurations"].get(configuration)
         if planned is None:
             raise CrossmodError(
@@ -202,7 +225,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
             raise UnsupportedError(
                 f"{configuration} is a cascade, which cross-modal trainers do not do: train 3d_fullres or 2d instead"
             )
-        if options["forbid_annotated_target"]:
+        if self.forbid_annotated_target:
             annotated = [c.name for c in self.block.cases.values() if c.modality in self.block.target and c.annotated]
             if annotated:
                 raise CrossmodError(
@@ -213,11 +236,21 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         while (parent := planned.get("inherits_from")) is not None:
             planned = {**plans["configurations"][parent], **{k: v for k, v in planned.items() if k != "inherits_from"}}
         check_batch_size(planned["batch_size"], self._modalities_in_a_batch())
+        for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every"):
+            self.check_option(name, getattr(self, name) > 0, "at least 1")
+        self.check_option("initial_lr", self.initial_lr > 0, "above 0")
+        self.check_options(planned)
         if nnUNet_preprocessed.is_set():
             folder = Path(nnUNet_preprocessed) / plans["dataset_name"] / planned["data_identifier"]
             if not folder.is_dir():
                 raise CrossmodError(f"{folder} does not exist: run nnUNetv2_preprocess -c {configuration} first")
-            self.block.check_files(infer_dataset_class(str(folder)).get_identifiers(str(folder)), str(folder))
+            try:
+                kind = infer_dataset_class(str(folder))
+            except AssertionError as error:
+                raise CrossmodError(
+                    f"{folder} is empty or half-written: run nnUNetv2_preprocess -c {configuration} again"
+                ) from error
+            self.block.check_files(kind.get_identifiers(str(folder)), str(folder))
 
     def _modalities_in_a_batch(self) -> list[str]:
         seen = [case for case in map(self.see, self.block.cases.values()) if case is not None]
@@ -232,12 +265,18 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         check_batch_size(self.batch_size, self._modalities_in_a_batch())
         ignore = self.label_manager.ignore_label
         self.criterion = (
-            dice_ce(self.configuration_manager.batch_dice, self.is_ddp, ignore)
+            dice_ce(self.configuration_manager.batch_dice, self.is_ddp and self._annotates_alike(), ignore)
             if self.segmentation_loss == "dice_ce"
             else dice_focal(ignore)
         )
         segmenter = Player("segmenter", [self.network, self.heads], self.objective, self.optimizer, self.lr_scheduler)
         self.players = self.build_players(segmenter)
+        for player in self.players:
+            player.begin_alike()
+
+    def _annotates_alike(self) -> bool:
+        """Whether all annotated cases annotate the same classes; otherwise ranks may not gather their Dice together."""
+        return len({case.visible for case in self.block.cases.values() if case.annotated}) <= 1
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """One optimiser for network and heads, on nnU-Net's polynomial schedule."""
@@ -272,6 +311,20 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     # ---- data --------------------------------------------------------------------------------------------------
 
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """The fold of ``splits_final.json``, never one that nnU-Net would draw at random across subjects."""
+        if self.fold != "all":
+            file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+            folds = len(json.loads(file.read_text())) if file.is_file() else 0
+            if self.fold >= folds:
+                raise CrossmodError(
+                    f"{file} holds {folds} folds, no fold {self.fold}: train fold 0 … {folds - 1} or all"
+                    if folds
+                    else f"{file} does not exist: copy it from the raw data set, or convert again"
+                )
+        split: tuple[list[str], list[str]] = super().do_split()
+        return split
+
     def get_tr_and_val_datasets(self) -> tuple[CrossModalDataset, CrossModalDataset]:
         """The fold's cases as training and online validation may see them.
 
@@ -291,7 +344,13 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                     f"fold {self.fold} has no annotated {what} case that {type(self).__name__} may use: annotate one "
                     'in the "crossmod" block of dataset.json, or write other splits_final.json'
                 )
-        self.seen = training
+        absent = [m for m in self._modalities_in_a_batch() if not any(c.modality == m for c in training.values())]
+        if absent:
+            raise CrossmodError(
+                f"fold {self.fold} has no training case of {absent[0]}, of which {type(self).__name__} needs one "
+                "in every batch: write other splits_final.json"
+            )
+        self.seen, self.validated = training, validation
         self.print_to_log_file(self._what_is_seen(training, validation))
         folder, kind = self.preprocessed_dataset_folder, self.dataset_class
         return (
@@ -330,12 +389,16 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         )
         training, validation = self.get_tr_and_val_datasets()
         registered = self.uses_registered_pairs()
-        sampling = {
-            "oversample_foreground_percent": self.oversample_foreground_percent,
-            "probabilistic_oversampling": self.probabilistic_oversampling,
-        }
-        train_loader = (RegisteredDataLoader if registered else BalancedDataLoader)(
-            RegisteredScans(training) if registered else training,
+        pairs = RegisteredScans(training) if registered else None
+        if pairs is not None:
+            alone = sorted(set(training.cases) - {name for names in pairs.groups.values() for name in names})
+            self.print_to_log_file(
+                f"Batches hold registered scans of {len(pairs.groups)} subjects, cropped and augmented alike"
+                + (f"; left out, for want of a partner: {', '.join(alone)}" if alone else "")
+            )
+        sampling = {"oversample_foreground_percent": self.oversample_foreground_percent}
+        train_loader = (RegisteredDataLoader if pairs else BalancedDataLoader)(
+            pairs or training,
             self.batch_size,
             initial_patch_size,
             patch_size,
@@ -358,7 +421,9 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
     def _in_background(self, loader: nnUNetDataLoader, workers: int, cached: int) -> Any:
         if workers == 0:
             return SingleThreadedAugmenter(loader, None)
-        seeds = None if self.seed is None else [self.seed + i for i in range(workers)]
+        # other seeds on every rank and after every --c, or the same batches would come again
+        first = None if self.seed is None else self.seed + 1000 * (self.local_rank + 64 * self.current_epoch)
+        seeds = None if first is None else [first + i for i in range(workers)]
         return NonDetMultiThreadedAugmenter(
             loader, None, workers, cached, seeds, pin_memory=self.device.type == "cuda", wait_time=0.002
         )
@@ -408,6 +473,36 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         images[chosen] = convolved
         return replace(batch, images=images)
 
+    def validation_step(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """As nnU-Net's, with the training's own loss, and every case counted on the classes that it annotates."""
+        batch = CrossModalBatch.from_loader(loaded, self.block, self.validated, self.device)
+        with self._autocast():
+            output = self.network(batch.images)
+        logits = output if isinstance(output, list) else [output]
+        counts = torch.zeros(3, logits[0].shape[1], dtype=torch.float64, device=self.device)
+        for classes, chosen in batch.annotations:
+            merged, labels = marginalise(logits[0][chosen], batch.labels[0][chosen], classes)
+            tp, fp, fn, _ = get_tp_fp_fn_tn(
+                functional.one_hot(merged.argmax(1), merged.shape[1]).movedim(-1, 1),
+                labels[:, None].clamp(min=0, max=merged.shape[1] - 1),
+                axes=[0, *range(2, merged.ndim)],
+                mask=(labels[:, None] >= 0) & (labels[:, None] != self._ignored()),
+            )
+            counts[:, [0, *classes]] += torch.stack((tp, fp, fn)).double()
+        loss = self.supervised_loss(logits, batch)
+        tp, fp, fn = counts[:, 1:].cpu().numpy()
+        return {"loss": loss.detach().cpu().numpy(), "tp_hard": tp, "fp_hard": fp, "fn_hard": fn}
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Dice 0, not NaN, where an epoch's patches show no structure: nnU-Net's moving average would stay NaN."""
+        if not sum(output[name].sum() for output in val_outputs for name in ("tp_hard", "fp_hard", "fn_hard")):
+            val_outputs[0]["fp_hard"] = val_outputs[0]["fp_hard"] + 1
+        super().on_validation_epoch_end(val_outputs)
+
+    def _ignored(self) -> int:
+        ignore = self.label_manager.ignore_label
+        return -1 if ignore is None else int(ignore)
+
     # ---- the epoch ---------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
@@ -431,7 +526,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         losses = torch.stack([output["loss"] for output in train_outputs]).cpu().numpy()
         names = list(dict.fromkeys(name for output in train_outputs for name in output["terms"]))
         means = {
-            name: float(torch.stack([o["terms"][name] for o in train_outputs if name in o["terms"]]).mean())
+            name: _mean_of_epoch(torch.stack([o["terms"][name] for o in train_outputs if name in o["terms"]]))
             for name in names
         }
         for name, mean in means.items():
@@ -439,8 +534,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                 player, term = name.split("/", 1)
                 raise CrossmodError(
                     f"term {term!r} of player {player!r} is {mean} in epoch {self.current_epoch}; the checkpoints in "
-                    f"{self.output_folder} are from before: lower initial_lr or the weight of the term, then continue "
-                    "with --c"
+                    f"{self.output_folder} are from before: lower initial_lr or the term's weight (crossmod configure "
+                    "--overwrite the same plans), then continue with --c"
                 )
         super().on_train_epoch_end([{"loss": loss} for loss in losses])
         self.print_to_log_file("terms", ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
@@ -458,6 +553,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
+        # nnU-Net writes its checkpoint by itself: what it wrote is taken up and completed, whatever it holds
         buffer = io.BytesIO()
         super().save_checkpoint(buffer)
         buffer.seek(0)
@@ -496,3 +592,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         optimizer = torch.optim.Adam(module.parameters(), lr, betas=betas)
         scheduler = None if constant else PolyLRScheduler(optimizer, lr, self.num_epochs)
         return Player(name, [module], objective, optimizer, scheduler)
+
+
+def _mean_of_epoch(values: Tensor) -> float:
+    """Mean of a term over an epoch; a single step that overflowed, and that mixed precision skipped, does not count."""
+    return float(values.mean() if not torch.isfinite(values[-1]) else values[torch.isfinite(values)].mean())

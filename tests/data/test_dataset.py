@@ -107,6 +107,8 @@ def test_a_batch_must_hold_every_modality() -> None:
 
 
 class Labels:
+    """What nnU-Net's loader asks of its label manager."""
+
     all_labels = [0, 1, 2]  # noqa: RUF012
     has_ignore_label = True
 
@@ -118,6 +120,15 @@ def test_balanced_batches_alternate_and_draw_every_case() -> None:
     drawn = [loader.get_indices() for _ in range(60)]
     assert all([cases[name].modality for name in batch] == ["T1", "T1c", "T1", "T1c", "T1"] for batch in drawn)
     assert {name for batch in drawn for name in batch} == set(cases)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 12])
+def test_foreground_is_forced_in_every_modality(batch_size: int) -> None:
+    cases = {m: Case(m, m, frozenset({1}), m) for m in ("T1", "T1c")}
+    data = CrossModalDataset(Inner(), cases, block_of(cases))
+    loader = BalancedDataLoader(data, batch_size, (4, 4), (4, 4), Labels(), oversample_foreground_percent=0.33)
+    forced = np.array([[loader.get_do_oversample(i) for i in range(batch_size)] for _ in range(300)]).mean(0)
+    assert (abs(forced - 0.33) < 0.12).all()
 
 
 def test_a_hidden_case_is_cropped_anywhere(recwarn: pytest.WarningsRecorder) -> None:

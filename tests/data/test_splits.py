@@ -77,25 +77,29 @@ def test_fewer_labelled_subjects_than_folds_make_fewer_folds() -> None:
     assert len(folds) == 3
 
 
-def test_the_only_annotated_subject_is_never_held_out() -> None:
-    cases = make(("s", "mr", True, True), *[(f"t{n}", "ct", True, False) for n in range(4)])
+@pytest.mark.parametrize(("annotated", "others"), [(3, 8), (2, 1), (9, 2)])
+def test_every_fold_trains_on_and_validates_an_annotated_subject(annotated: int, others: int) -> None:
+    rows = [(f"s{n}", "mr", True, True) for n in range(annotated)]
+    cases = make(*rows, *[(f"t{n}", "ct", True, False) for n in range(others)])
     folds = splits(cases, folds=5)
-    assert len(folds) == 4
-    assert all("s_mr" in fold["train"] for fold in folds)
+    assert len(folds) == min(5, annotated)
+    for fold in folds:
+        assert any(cases[name].annotated for name in fold["train"])
+        assert any(cases[name].annotated for name in fold["val"])
 
 
 @pytest.mark.parametrize(
     ("cases", "told"),
     [
-        (make(("s", "mr", True, True), ("t", "ct", False, False)), "0 of 2 subjects"),
+        (make(("s", "mr", True, True), ("t", "ct", False, False)), "1 of 2 subjects"),
         (make(("s", "mr", True, True), ("t", "ct", True, False)), "1 of 2 subjects"),
-        (make(("s", "mr", True, False), ("t", "ct", False, False)), "1 of 2 subjects"),
+        (make(("s", "mr", True, False), ("t", "ct", False, False)), "0 of 2 subjects"),
     ],
 )
 def test_too_few_subjects_to_hold_out_are_an_error_with_a_remedy(cases: dict[str, Case], told: str) -> None:
     with pytest.raises(CrossmodError, match=told) as error:
         splits(cases)
-    assert "label at least two subjects" in str(error.value)
+    assert "annotate at least two" in str(error.value)
 
 
 def test_one_fold_is_refused() -> None:

@@ -418,7 +418,7 @@ def without(scans: list[Scan], modality: str) -> list[Scan]:
         (lambda scans: scans, {"dataset_id": 0}, "data set id 0"),
         (lambda scans: scans, {"name": "a/b"}, "data set name 'a/b'"),
         (lambda scans: scans, {"labels": {"background": 0, "A": 1, "B": 3}}, "without gaps"),
-        (lambda scans: [s for s in scans if s.subject in ("s0", "s3")], {}, "can be held out"),
+        (lambda scans: [s for s in scans if s.subject in ("s0", "s3")], {}, "annotate at least two"),
     ],
 )
 def test_scans_that_make_up_no_data_set(folder: Path, spoil: Any, changes: dict[str, Any], told: str) -> None:

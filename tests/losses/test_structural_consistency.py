@@ -46,6 +46,14 @@ def test_samples_and_a_common_order_of_classes_do_not_matter() -> None:
     assert not torch.isclose(loss, structural_consistency(a, b[[2, 0, 1]]))
 
 
+def test_without_any_pair_it_is_exactly_zero_with_a_gradient_path() -> None:
+    a, b = torch.zeros(0, 3, 4, requires_grad=True), torch.zeros(0, 3, 4)
+    loss = structural_consistency(a, b)
+    loss.backward()
+    assert loss.item() == 0
+    assert a.grad is not None
+
+
 def test_half_precision_is_finite() -> None:
     a, b = torch.randn(2, 3, 5).half().requires_grad_(), torch.randn(2, 3, 5).half()
     structural_consistency(a, b, 0.05).backward()

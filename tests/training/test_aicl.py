@@ -123,7 +123,7 @@ def test_registered_pairs_stay_registered_through_augmentation(
 ) -> None:
     """Every scan carries labels of its own modality only: blanked, they must still fit one anatomy."""
     trainer = started(pair_trainer(registered, configuration))
-    overlaps = []
+    overlaps, seen = [], []
     for _ in range(6):
         loaded = next(trainer.dataloader_train)
         subjects = [trainer.seen[key].subject for key in loaded["keys"]]
@@ -133,7 +133,9 @@ def test_registered_pairs_stay_registered_through_augmentation(
         assert set(cine.unique().tolist()) <= {0, 1, 2}
         assert set(lge.unique().tolist()) <= {0, 3}
         overlaps.append(((cine > 0) & (lge == 3)).sum().item())
+        seen.append(((cine > 0).any() & (lge == 3).any()).item())
     assert sum(overlaps) == 0
+    assert sum(seen) > 0
     terms = trainer.train_step(loaded)["terms"]
     assert all(torch.isfinite(value) for value in terms.values())
 

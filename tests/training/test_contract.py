@@ -16,7 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_crossmod.paths import trainer_names
+from nnunet_crossmod.paths import load_trainer, trainer_names
 
 MakeTrainer = Callable[..., Any]
 TRAINERS = pytest.mark.parametrize("name", trainer_names())
@@ -32,7 +32,7 @@ def start(trainer: Any) -> Any:
 
 
 def at_full_strength(name: str) -> dict[str, Any]:
-    return {"warm_up": 0.0} if name == "AICLTrainer" else {}
+    return {"warm_up": 0.0} if "warm_up" in load_trainer(name)._hyperparameter_types else {}
 
 
 def parameters(player: Any) -> dict[str, torch.Tensor]:
@@ -121,12 +121,15 @@ def test_scrambled_target_labels_change_no_bit(
             if scramble:
                 patch.setattr(nnUNetDatasetBlosc2, "load_case", scrambled)
             trainer = start(make_trainer(name, configuration, **at_full_strength(name)))
+            seen = []
             for _ in range(3):
-                trainer.train_step(next(trainer.dataloader_train))
+                loaded = next(trainer.dataloader_train)
+                seen.append(loaded["data"])
+                trainer.train_step(loaded)
             trainer.validation_step(next(trainer.dataloader_val))
         return {
             f"{p.name}.{key}": value.detach().clone() for p in trainer.players for key, value in parameters(p).items()
-        } | {"random": torch.rand(3), "numpy": torch.from_numpy(np.random.random(3))}
+        } | {"images": torch.stack(seen), "random": torch.rand(3), "numpy": torch.from_numpy(np.random.random(3))}
 
     honest, other = train(scramble=False), train(scramble=True)
     for key, value in honest.items():

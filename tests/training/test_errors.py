@@ -42,6 +42,10 @@ def regions(dataset_json: dict[str, Any]) -> None:
     dataset_json["labels"]["heart"] = [1, 2, 3]
 
 
+def no_modality_channel(dataset_json: dict[str, Any]) -> None:
+    dataset_json["channel_names"] = {"0": "MR"}
+
+
 def cascade(plans: dict[str, Any]) -> None:
     plans["configurations"]["2d"]["previous_stage"] = "3d_lowres"
 
@@ -62,7 +66,13 @@ def batch_of_one(plans: dict[str, Any]) -> None:
         ({"change_plans": cascade}, NotImplementedError, "3d_fullres or 2d"),
         ({"change_plans": batch_of_one}, CrossmodError, "at least 2"),
         ({"configuration": "4d"}, CrossmodError, "3d_fullres"),
+        ({"change_dataset": no_modality_channel}, CrossmodError, "noNorm"),
         ({"fpc_wait": 1}, CrossmodError, "fpc_weight"),
+        ({"patch_size": [16, 16, 16]}, CrossmodError, "2 positive numbers"),
+        ({"csc_stage": 9}, CrossmodError, "csc_stage = 9"),
+        ({"warm_up": 30}, CrossmodError, "warm_up"),
+        ({"fpc_temperature": 0}, CrossmodError, "above 0"),
+        ({"num_epochs": 0}, CrossmodError, "at least 1"),
         ({"fpc_weight": "much"}, CrossmodError, "a number"),
         (
             {"change_dataset": annotate_target, "forbid_annotated_target": True},
@@ -93,6 +103,32 @@ def test_data_that_is_not_preprocessed_names_the_command(make_trainer: MakeTrain
 
     with pytest.raises(CrossmodError, match="nnUNetv2_preprocess -c 2d"):
         make_trainer("AICLTrainer", change_plans=elsewhere)
+
+
+@pytest.mark.parametrize("fold", [5, 17])
+def test_a_fold_that_does_not_exist_is_refused(fold: int, make_trainer: MakeTrainer) -> None:
+    with pytest.raises(CrossmodError, match=r"fold 0 … \d or all"):
+        make_trainer("JointTrainer", fold=fold).do_split()
+
+
+def test_half_written_preprocessing_is_told(make_trainer: MakeTrainer, dataset: Path) -> None:
+    (dataset / "half").mkdir()
+
+    def elsewhere(plans: dict[str, Any]) -> None:
+        plans["configurations"]["2d"]["data_identifier"] = "half"
+
+    with pytest.raises(CrossmodError, match="half-written"):
+        make_trainer("JointTrainer", change_plans=elsewhere)
+    (dataset / "half").rmdir()
+
+
+def test_a_fold_without_a_modality_is_refused(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer("AICLTrainer")
+    training, validation = trainer.do_split()
+    source = [name for name in training if "cine" in name]
+    monkeypatch.setattr(trainer, "do_split", lambda: (source, validation))
+    with pytest.raises(CrossmodError, match="no training case of lge"):
+        trainer.get_tr_and_val_datasets()
 
 
 def test_a_fold_without_annotated_validation_is_refused(make_trainer: MakeTrainer) -> None:

@@ -1,0 +1,137 @@
+"""A trainer with a head, a buffer and an opponent: what a method may add is trained, kept and continued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nnunet_crossmod.data import CrossModalBatch
+from nnunet_crossmod.training import CrossModalTrainer, Losses, Player
+
+
+class Outputs(NamedTuple):
+    logits: list[Tensor]
+    bottleneck: Tensor
+
+
+class Head(nn.Module):
+    """A projection and a running mean of what it saw."""
+
+    mean: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, 3)
+        self.register_buffer("mean", torch.zeros(3))
+
+
+class AdversarialTrainer(CrossModalTrainer):
+    """Fools a critic that tells the modalities apart."""
+
+    fool_weight: float = 0.1
+
+    def build_heads(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"head": Head(self.bare_network.encoder.output_channels[-1])})
+
+    def build_players(self, segmenter: Player) -> list[Player]:
+        self.critic = nn.Linear(3, 1)
+        return [segmenter, self.opponent("critic", self.critic, self.critic_objective, lr=1e-2)]
+
+    def forward(self, batch: CrossModalBatch) -> Outputs:
+        maps = self.network(batch.images, batch.modality, features=True)
+        return Outputs(maps.logits, self.heads["head"].project(maps.encoder[-1].flatten(2).mean(2)))
+
+    def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
+        fooled = functional.binary_cross_entropy_with_logits(
+            self.critic(outputs.bottleneck)[:, 0], 1 - batch.modality.float()
+        )
+        return Losses().add("sup", self.supervised_loss(outputs.logits, batch)).add("fool", fooled, self.fool_weight)
+
+    def critic_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
+        told = self.critic(outputs.bottleneck.detach())[:, 0]
+        return Losses().add("bce", functional.binary_cross_entropy_with_logits(told, batch.modality.float()))
+
+    def after_step(self, batch: CrossModalBatch, outputs: Outputs) -> None:
+        assert not torch.is_grad_enabled()
+        self.heads["head"].mean.lerp_(outputs.bottleneck.mean(0), 0.5)
+
+
+MakeTrainer = Callable[..., Any]
+
+
+def started(trainer: Any) -> Any:
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
+def test_every_player_moves_once_and_terms_bear_its_name(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer(AdversarialTrainer))
+    segmenter, critic = trainer.players
+    before = [p.detach().clone() for player in trainer.players for p in player.parameters()]
+    output = trainer.train_step(next(trainer.dataloader_train))
+    assert list(output["terms"]) == ["segmenter/sup", "segmenter/fool", "critic/bce"]
+    after = [p for player in trainer.players for p in player.parameters()]
+    assert not any(torch.equal(a, b) for a, b in zip(before[-2:], after[-2:], strict=True))
+    assert trainer.heads["head"].project.weight.grad is not None
+    assert trainer.heads["head"].mean.any()
+    assert all(p.requires_grad for p in critic.parameters())
+
+
+def test_the_critic_gets_no_gradient_from_being_fooled(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer(AdversarialTrainer))
+    critic = trainer.players[1]
+    seen: list[Tensor | None] = []
+    step = critic.step
+
+    def spy(total: Tensor, scaler: Any) -> None:
+        seen.append(critic.modules[0].weight.grad)
+        step(total, scaler)
+
+    critic.step = spy
+    trainer.train_step(next(trainer.dataloader_train))
+    assert seen == [None]
+
+
+def test_head_buffer_opponent_and_its_optimiser_are_continued(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = started(make_trainer(AdversarialTrainer))
+    batches = [next(trainer.dataloader_train) for _ in range(3)]
+    outputs = [trainer.train_step(batch) for batch in batches[:2]]
+    trainer.on_train_epoch_end(outputs)
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    trainer.current_epoch = 1
+    restored = make_trainer(AdversarialTrainer)
+    restored.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert torch.equal(restored.heads["head"].mean, trainer.heads["head"].mean)
+    started(restored)
+    trainer.on_train_epoch_start()
+    ends = [one.train_step(batches[2]) for one in (trainer, restored)]
+    for name, value in ends[0]["terms"].items():
+        assert torch.equal(value, ends[1]["terms"][name]), name
+    for mine, theirs in zip(trainer.players, restored.players, strict=True):
+        for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_inference_weights_hold_neither_head_nor_critic(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = started(make_trainer(AdversarialTrainer))
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    checkpoint = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
+    assert set(checkpoint["network_weights"]) == set(trainer.bare_network.state_dict())
+    assert not any("critic" in key or "head" in key for key in checkpoint["network_weights"])
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_opponents_follow_the_schedule_unless_constant(constant: bool, make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer(AdversarialTrainer))
+    player = trainer.opponent("other", nn.Linear(1, 1), trainer.critic_objective, lr=1.0, constant=constant)
+    trainer.players.append(player)
+    trainer.current_epoch = 1
+    trainer.on_train_epoch_start()
+    assert (player.optimizer.param_groups[0]["lr"] == 1.0) == constant
