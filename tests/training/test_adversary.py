@@ -73,7 +73,7 @@ def started(trainer: Any) -> Any:
 
 def test_every_player_moves_once_and_terms_bear_its_name(make_trainer: MakeTrainer) -> None:
     trainer = started(make_trainer(AdversarialTrainer))
-    segmenter, critic = trainer.players
+    _, critic = trainer.players
     before = [p.detach().clone() for player in trainer.players for p in player.parameters()]
     output = trainer.train_step(next(trainer.dataloader_train))
     assert list(output["terms"]) == ["segmenter/sup", "segmenter/fool", "critic/bce"]
