@@ -1,4 +1,4 @@
-"""Imports go one way, code is clean, the project speaks of itself alone."""
+"""Imports go one way and the code is clean."""
 
 from __future__ import annotations
 
