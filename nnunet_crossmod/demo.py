@@ -163,7 +163,11 @@ def run_logged(
         log.open("w") as file,
         tqdm(total=steps, desc=f"     {title}", unit="step", disable=None) as bar,
         subprocess.Popen(
-            [_executable(command[0]), *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [_executable(command[0]), *command[1:]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # or the bar would wait for a full pipe
         ) as process,
     ):
         update: Callable[[], object] = bar.update
