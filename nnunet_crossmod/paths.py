@@ -10,7 +10,7 @@ from typing import Any
 
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["dataset_folder", "load_trainer", "trainer_names", "trainers_folder"]
+__all__ = ["dataset_folder", "find_dataset_json", "load_trainer", "trainer_names", "trainers_folder"]
 
 
 def trainers_folder() -> Path:
@@ -31,24 +31,46 @@ def trainer_names() -> list[str]:
     )
 
 
-def dataset_folder(variable: str, dataset_id: int) -> Path:
+def dataset_folder(variable: str, dataset: int | str) -> Path:
     """The data set's folder below ``$nnUNet_raw`` or ``$nnUNet_preprocessed``.
 
+    Args:
+        variable: the name of the variable.
+        dataset: the id (``511``) or the full name (``"Dataset511_MSCMRSeg"``).
+
     Raises:
-        CrossmodError: the variable is not set, or there is no data set of that id, or there are several.
+        CrossmodError: the variable is not set, or there is no such data set, or there are several.
     """
     base = os.environ.get(variable)
     if not base:
         raise CrossmodError(f"{variable} is not set: export {variable}=/a/folder")
-    found = sorted(path for path in Path(base).glob(f"Dataset{dataset_id:03d}_*") if path.is_dir())
+    found = sorted(path for path in Path(base).glob(_pattern(dataset)) if path.is_dir())
     if not found:
-        remedy = '"crossmod convert"' if variable == "nnUNet_raw" else f"nnUNetv2_plan_and_preprocess -d {dataset_id}"
-        raise CrossmodError(f"{base} has no data set {dataset_id:03d}: make it with {remedy}")
+        remedy = '"crossmod convert"' if variable == "nnUNet_raw" else f"nnUNetv2_plan_and_preprocess -d {dataset}"
+        raise CrossmodError(f"{base} has no data set {dataset}: make it with {remedy}")
     if len(found) > 1:
-        raise CrossmodError(
-            f"{base} has several data sets {dataset_id:03d}: keep one of {', '.join(p.name for p in found)}"
-        )
+        raise CrossmodError(f"{base} has several data sets {dataset}: give the full name of one, as {found[0].name}")
     return found[0]
+
+
+def find_dataset_json(dataset: int | str) -> Path:
+    """The ``dataset.json`` of a data set, from ``$nnUNet_raw`` or else ``$nnUNet_preprocessed``.
+
+    Raises:
+        CrossmodError: neither folder holds the data set, or it is ambiguous.
+    """
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        base = os.environ.get(variable)
+        if base and any(Path(base).glob(f"{_pattern(dataset)}/dataset.json")):
+            return dataset_folder(variable, dataset) / "dataset.json"
+    raise CrossmodError(
+        f"data set {dataset} lies neither in $nnUNet_raw nor in $nnUNet_preprocessed: set them as for nnU-Net, or name "
+        "the dataset.json of the trained model"
+    )
+
+
+def _pattern(dataset: int | str) -> str:
+    return f"Dataset{int(dataset):03d}_*" if str(dataset).isdigit() else str(dataset)
 
 
 def load_trainer(name: str) -> Any:

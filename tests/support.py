@@ -27,3 +27,30 @@ def tiny(plans: dict[str, Any], name: str, **settings: Any) -> dict[str, Any]:
             network = planned["architecture"]["arch_kwargs"]
             network["features_per_stage"] = [4, 6, 8, 8, 8][: network["n_stages"]]
     return small
+
+
+def architecture(
+    kind: str, axes: int, features: list[int], strides: list[list[int]], blocks: list[int]
+) -> dict[str, Any]:
+    """The ``architecture`` of a configuration as nnU-Net's planner writes it."""
+    stages = len(features)
+    return {
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{kind}",
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": features,
+            "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
+            "kernel_sizes": [[3] * axes] * stages,
+            "strides": strides,
+            "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage": blocks,
+            "n_conv_per_stage_decoder": [1] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import architecture
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.nn import build_unet
@@ -17,28 +18,8 @@ from nnunet_crossmod.plans import configure, read_setting, write_plans
 
 
 def network(axes: int, kind: str = "PlainConvUNet") -> dict[str, Any]:
-    blocks = "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage"
     strides = [[1] * axes] + [[2] * axes] * 3 + [[1] * (axes - 2) + [2, 2]] * 3
-    return {
-        "network_class_name": f"dynamic_network_architectures.architectures.unet.{kind}",
-        "arch_kwargs": {
-            "n_stages": 7,
-            "features_per_stage": [32, 64, 128, 256, 320, 320, 320],
-            "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
-            "kernel_sizes": [[3] * axes] * 7,
-            "strides": strides,
-            blocks: [1, 3, 4, 6, 6, 6, 6],
-            "n_conv_per_stage_decoder": [2] * 6,
-            "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+    return architecture(kind, axes, [32, 64, 128, 256, 320, 320, 320], strides, [1, 3, 4, 6, 6, 6, 6])
 
 
 PLANS: dict[str, Any] = {

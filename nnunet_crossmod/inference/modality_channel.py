@@ -18,8 +18,9 @@ from nnunet_crossmod.data.atomic_folder import atomic_folder
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.paths import find_dataset_json
 
-__all__ = ["add_arguments", "add_modality_channel", "find_dataset_json", "modality_channel", "run"]
+__all__ = ["add_arguments", "add_modality_channel", "modality_channel", "run"]
 
 _IMAGE_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".gipl", ".png", ".bmp", ".tif", ".tiff", ".dcm")
 _CHANNEL_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -59,29 +60,6 @@ def modality_channel(image: sitk.Image, index: int, like: Sequence[sitk.Image] =
     channel = sitk.GetImageFromArray(values)
     channel.CopyInformation(image)
     return channel
-
-
-def find_dataset_json(dataset: str) -> Path:
-    """The ``dataset.json`` of a data set, from ``$nnUNet_raw`` or else ``$nnUNet_preprocessed``.
-
-    Args:
-        dataset: the id (``"511"``) or the full name (``"Dataset511_MSCMRSeg"``).
-
-    Raises:
-        CrossmodError: neither folder holds the data set, or it is ambiguous.
-    """
-    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
-        if folder := os.environ.get(variable):
-            found = sorted(Path(folder).glob(f"{pattern}/dataset.json"))
-            if len(found) > 1:
-                raise CrossmodError(f"{dataset} names {len(found)} data sets in {folder}: give the full name")
-            if found:
-                return found[0]
-    raise CrossmodError(
-        f"data set {dataset} lies neither in $nnUNet_raw nor in $nnUNet_preprocessed: set them as for nnU-Net, or name "
-        "the dataset.json of the trained model"
-    )
 
 
 def add_modality_channel(

@@ -14,7 +14,8 @@ import SimpleITK as sitk
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference import modality_channel as module
-from nnunet_crossmod.inference.modality_channel import add_modality_channel, find_dataset_json, modality_channel
+from nnunet_crossmod.inference.modality_channel import add_modality_channel, modality_channel
+from nnunet_crossmod.paths import find_dataset_json
 
 SHAPE = (4, 6, 8)
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from support import architecture
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.nn import ConditionalInstanceNorm, FeatureMaps, ModalityUNet, build_unet, read_modality
@@ -12,32 +13,13 @@ from nnunet_crossmod.nn import ConditionalInstanceNorm, FeatureMaps, ModalityUNe
 MODALITIES = ("bSSFP", "LGE")
 
 
-def architecture(kind: str, axes: int) -> dict[str, Any]:
-    blocks = "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage"
-    return {
-        "network_class_name": f"dynamic_network_architectures.architectures.unet.{kind}",
-        "arch_kwargs": {
-            "n_stages": 3,
-            "features_per_stage": [4, 6, 8],
-            "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
-            "kernel_sizes": [[3] * axes] * 3,
-            "strides": [[1] * axes, [2] * axes, [1] + [2] * (axes - 1)],
-            blocks: [1, 2, 2],
-            "n_conv_per_stage_decoder": [1, 1],
-            "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+def small(kind: str, axes: int) -> dict[str, Any]:
+    strides = [[1] * axes, [2] * axes, [1] + [2] * (axes - 1)]
+    return architecture(kind, axes, [4, 6, 8], strides, [1, 2, 2])
 
 
 def build(kind: str = "PlainConvUNet", axes: int = 2, **kwargs: Any) -> ModalityUNet:
-    return build_unet(architecture(kind, axes), 2, 4, MODALITIES, **kwargs)
+    return build_unet(small(kind, axes), 2, 4, MODALITIES, **kwargs)
 
 
 def images(axes: int, n: int = 2) -> torch.Tensor:
@@ -84,7 +66,7 @@ def test_features_come_with_the_very_same_logits(kind: str, axes: int, deep_supe
 @KINDS
 def test_without_conditioning_it_is_the_stock_network(kind: str) -> None:
     network = build(kind, conditioning="none", deep_supervision=False)
-    plans = architecture(kind, 2)
+    plans = small(kind, 2)
     stock = get_network_from_plans(
         plans["network_class_name"], plans["arch_kwargs"], plans["_kw_requires_import"], 1, 4, deep_supervision=False
     )
@@ -94,7 +76,7 @@ def test_without_conditioning_it_is_the_stock_network(kind: str) -> None:
 
 
 def test_plans_are_left_as_they_were() -> None:
-    plans = architecture("PlainConvUNet", 2)
+    plans = small("PlainConvUNet", 2)
     before = str(plans)
     build_unet(plans, 2, 4, MODALITIES)
     assert str(plans) == before
