@@ -30,6 +30,7 @@ ROWS = {
     "SourceOnlyTrainer": ("SourceOnlyTrainer", {}),
     "JointTrainer": ("JointTrainer", {}),
     "AICLTrainer": ("AICLTrainer", {}),
+    "AICLTrainer-gentle": ("AICLTrainer", {"csc_weight": 0.1, "fpc_weight": 0.05}),
     "SourceOnlyTrainer+GIN": ("SourceOnlyTrainer", {"gin": "source"}),
     "AICLTrainer+GIN": ("AICLTrainer", {"gin": "source"}),
 }
