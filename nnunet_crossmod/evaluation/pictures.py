@@ -55,16 +55,16 @@ def prediction_grid(rows: Sequence[Row], labels: Mapping[str, int], file: Path) 
     columns = ["image", "reference", *rows[0].predictions]
     figure = Figure(figsize=(2.3 * len(columns), 2.3 * len(rows) + 0.6), layout="constrained")
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for axes, name in zip(grid[0], columns, strict=True):
+        axes.set_title(name, fontsize=10)
     for line, row in zip(grid, rows, strict=True):
         volume, reference = _read(row.image), _read(row.reference)
         position = int(np.isin(reference, list(colours)).sum((1, 2)).argmax())
         maps = [np.zeros_like(reference), reference, *(_read(path) for path in row.predictions.values())]
-        for axes, name, segmentation in zip(line, columns, maps, strict=True):
+        for axes, segmentation in zip(line, maps, strict=True):
             axes.imshow(overlay(volume[position], segmentation[position], colours), interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
-            if line is grid[0]:
-                axes.set_title(name, fontsize=10)
         line[0].set_ylabel(row.title, fontsize=9)
     figure.legend(
         handles=[Patch(color=colours[value], label=name) for name, value in labels.items()],

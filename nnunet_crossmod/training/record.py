@@ -52,21 +52,26 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 def draw_curves(rows: list[dict[str, Any]], picture: Path) -> None:
     """One panel a loss term (columns named ``player/term``), epochs along the x axis."""
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(name for row in rows for name in row if "/" in name))
     if not names:
         return
-    columns = min(3, len(names))
-    lines = -(-len(names) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.8 * lines), layout="constrained")
-    for position, name in enumerate(names, start=1):
-        axes = figure.add_subplot(lines, columns, position)
-        points = [(row["epoch"], row[name]) for row in rows if name in row]
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="." if len(points) < 30 else "", color="C0")
-        axes.set_title(name, fontsize=10)
-        axes.set_xlim(-0.5, max(row["epoch"] for row in rows) + 0.5)
-        axes.grid(alpha=0.3)
-        if position > len(names) - columns:
-            axes.set_xlabel("epoch")
-    figure.savefig(picture, dpi=100)
+    # nnU-Net's own plots leave seaborn's poster-sized fonts behind
+    with style.context("default"):
+        columns = min(3, len(names))
+        lines = -(-len(names) // columns)
+        figure = Figure(figsize=(4.2 * columns, 2.8 * lines), layout="constrained")
+        for position, name in enumerate(names, start=1):
+            axes = figure.add_subplot(lines, columns, position)
+            points = [(row["epoch"], row[name]) for row in rows if name in row]
+            axes.plot(
+                [x for x, _ in points], [y for _, y in points], marker="." if len(points) < 30 else "", color="C0"
+            )
+            axes.set_title(name, fontsize=10)
+            axes.set_xlim(-0.5, max(row["epoch"] for row in rows) + 0.5)
+            axes.grid(alpha=0.3)
+            if position > len(names) - columns:
+                axes.set_xlabel("epoch")
+        figure.savefig(picture, dpi=100)
