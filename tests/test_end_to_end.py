@@ -130,7 +130,7 @@ def test_bad_input_of_a_training_ends_in_one_line_and_writes_nothing(dataset: Pa
 
 
 def test_scrambled_raw_target_labels_change_no_bit_of_a_training(
-    nnunet: dict[str, Path], make_trainer: object, tmp_path: Path
+    nnunet: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the raw label files on: fingerprint, plans, preprocessing, sampling, losses."""
     import torch
@@ -153,8 +153,10 @@ def test_scrambled_raw_target_labels_change_no_bit_of_a_training(
         planned = tiny(json.loads((folder / "nnUNetPlans.json").read_text()), "tiny", warm_up=0.0)
         planned["continue_training"] = False
         dataset_json = json.loads((folder / "dataset.json").read_text())
-        trainer = load_trainer("AICLTrainer")(planned, "2d", 0, dataset_json, torch.device("cpu"))
-        trainer.run_training()
+        with monkeypatch.context() as patch:
+            patch.setenv("nnUNet_n_proc_DA", "0")  # one process can be seeded; planning cannot do with none
+            trainer = load_trainer("AICLTrainer")(planned, "2d", 0, dataset_json, torch.device("cpu"))
+            trainer.run_training()
         return {key: value.clone() for key, value in trainer.network.state_dict().items()}
 
     honest, scrambled = train(905, scramble=False), train(906, scramble=True)
