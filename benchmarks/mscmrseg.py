@@ -3,7 +3,7 @@
     python benchmarks/mscmrseg.py -i FOLDER_WITH_patientN_C0.nii.gz
 
 Every row is trained with nnU-Net's own commands on the same plans for the same number of iterations; rows that are
-already trained or predicted are not repeated. Data loading uses several processes: figures repeat to about ±0.01.
+already trained or predicted are not repeated. Data loading uses several processes, so figures do not repeat exactly.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from nnunet_crossmod.commands import predict, run_logged, train, use_folders
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import mscmrseg
-from nnunet_crossmod.demo import run_logged
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import Row, evaluate_folder, prediction_grid
-from nnunet_crossmod.paths import dataset_folder, trainers_folder
+from nnunet_crossmod.paths import dataset_folder
 from nnunet_crossmod.plans import configure, write_plans
 
 DATASET_ID = 511
@@ -49,11 +49,7 @@ def main() -> None:
     parser.add_argument("-device", default="cpu", choices=["cpu", "cuda", "mps"])
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        folder = (args.output / name).resolve()
-        folder.mkdir(exist_ok=True)
-        os.environ[name] = str(folder)
-    os.environ["nnUNet_extTrainer"] = str(trainers_folder())  # noqa: SIM112 - nnU-Net's spelling
+    use_folders(args.output)
     preprocessed = prepare(args.input, args.output)
     raw = dataset_folder("nnUNet_raw", DATASET_ID)
     block = CrossmodBlock.from_dataset_json(json.loads((raw / "dataset.json").read_text()))
@@ -84,17 +80,19 @@ def run(row: str, args: argparse.Namespace, preprocessed: Path, raw: Path, block
     name = f"nnUNetPlans_cpu_{args.epochs}x50_seed{args.seed}" + "".join(f"_{k}-{v}" for k, v in settings.items())
     schedule = {"num_epochs": args.epochs, "seed": args.seed, **settings}
     write_plans(configure(plans, name, schedule, preset="cpu"), preprocessed, overwrite=True)
-    common = [str(DATASET_ID), "2d", "0", "-tr", trainer, "-p", name, "-device", args.device]
     results = Path(os.environ["nnUNet_results"]) / raw.name / f"{trainer}__{name}__2d" / "fold_0"  # noqa: SIM112
     began = time.monotonic()
     if not (results / "validation" / "summary.json").is_file():
-        run_logged(["nnUNetv2_train", *common], args.output / f"train_{row}.log", row, args.epochs, "Epoch time")
+        log = args.output / f"train_{row}.log"
+        train(DATASET_ID, "2d", trainer, name, device=args.device, log=log, title=row, epochs=args.epochs)
         print(f"{row}: trained in {(time.monotonic() - began) / 60:.1f} minutes")
     predictions = folder_of(args, row)
     if len(list(predictions.glob("*.nii.gz"))) < len(block.test):
-        command = ["nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(predictions), "-d", str(DATASET_ID)]
-        command += ["-c", "2d", "-f", "0", "-tr", trainer, "-p", name, "-device", args.device, "-npp", "1", "-nps", "1"]
-        run_logged(command, args.output / f"predict_{row}.log", f"{row} predict", len(block.test), "done with")
+        log, title, number = args.output / f"predict_{row}.log", f"{row} predict", len(block.test)
+        scans = raw / "imagesTs"
+        predict(
+            scans, predictions, DATASET_ID, "2d", trainer, name, device=args.device, log=log, title=title, number=number
+        )
     modalities = {case.name: case.modality for case in block.test.values()}
     return evaluate_folder(predictions, raw / "labelsTs", block.labels, modalities).assign(row=row)
 

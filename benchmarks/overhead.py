@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -24,9 +23,10 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_crossmod.commands import run_logged, use_folders
+from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import phantom
-from nnunet_crossmod.demo import run_logged
-from nnunet_crossmod.paths import load_trainer, trainer_names, trainers_folder
+from nnunet_crossmod.paths import load_trainer, trainer_names
 from nnunet_crossmod.plans import configure
 
 STOCK = "nnUNetTrainer"
@@ -51,10 +51,7 @@ def main() -> None:
 
 def prepare(base: Path) -> Path:
     """A phantom data set of ordinary size, planned."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (base / name).mkdir()
-        os.environ[name] = str(base / name)
-    os.environ["nnUNet_extTrainer"] = str(trainers_folder())  # noqa: SIM112 - nnU-Net's spelling
+    use_folders(base)
     with contextlib.redirect_stdout(io.StringIO()):
         raw = phantom.convert(902, subjects=4, test_subjects=0, size=128, slices=16)
     command = ["nnUNetv2_plan_and_preprocess", "-d", "902", "-c", "2d", "3d_fullres", "-np", "2", "2"]
@@ -81,19 +78,17 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
         trainer.network.train()
         return trainer
 
-    joint = load_trainer("JointTrainer")
-    everything = dict(build(joint).block.cases)
+    everything = CrossmodBlock.from_dataset_json(dataset_json).cases
     source, target = ([c for c in everything if everything[c].modality == m] for m in ("cine", "lge"))
     n = plans["configurations"][configuration]["batch_size"]
     stock = build(nnUNetTrainer)
-    loaded = batch_of(stock, n, dataset_json, [(source, target)[i % 2][0] for i in range(n)])
-    all_source = {**loaded, "keys": [source[0]] * n}
+    loaded = batch_of(stock, n, [(source, target)[i % 2][0] for i in range(n)])
     rows: dict[str, Callable[[], Any]] = {}
     image = {**loaded, "data": loaded["data"][:, :1]}
     rows[STOCK] = stepping(stock, loaded)
     conditional = build(load_trainer("SourceOnlyTrainer"), conditioning="encoder")
-    conditional.seen = everything
-    rows[CIN] = stepping(conditional, {**image, "keys": all_source["keys"]})
+    conditional.seen = dict(everything)
+    rows[CIN] = stepping(conditional, {**image, "keys": [source[0]] * n})
     for name in args.trainers:
         kind = load_trainer(name)
         trainer = build(kind, **({"warm_up": 0.0} if "warm_up" in kind._hyperparameter_types else {}))
@@ -120,7 +115,7 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
     )  # fmt: skip
 
 
-def batch_of(stock: Any, n: int, dataset_json: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+def batch_of(stock: Any, n: int, keys: list[str]) -> dict[str, Any]:
     """Random images with a modality channel and blocky labels at all deep-supervision levels."""
     size = stock.configuration_manager.patch_size
     generator = torch.Generator().manual_seed(0)

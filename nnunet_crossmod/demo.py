@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
+from nnunet_crossmod.commands import FOLDERS, predict, run_logged, train, use_folders
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import Row, evaluate_folder, prediction_grid, summarise
-from nnunet_crossmod.paths import dataset_folder, trainers_folder
+from nnunet_crossmod.paths import dataset_folder
 from nnunet_crossmod.plans import configure, write_plans
 
-__all__ = ["run_demo", "run_logged"]
+__all__ = ["run_demo"]
 
 DATASET_ID = 900
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 OWN = {*FOLDERS, "predictions", "predictions.png", "dice.csv"}
 TRAINERS = ("SourceOnlyTrainer", "AICLTrainer")
 PLANS = "nnUNetPlans_demo"
@@ -54,11 +48,7 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
     _make_room(output, overwrite)
     began = time.monotonic()
     device = _device() if device == "auto" else device
-    folders = {name: (output / name).resolve() for name in FOLDERS}
-    for folder in folders.values():
-        folder.mkdir(parents=True)
-    os.environ.update({name: str(folder) for name, folder in folders.items()})
-    os.environ["nnUNet_extTrainer"] = str(trainers_folder())  # noqa: SIM112 - nnU-Net's spelling
+    use_folders(output)
 
     print(f"1/5  phantom: bSSFP-like source with labels, LGE-like target without, in {output}")
     raw = phantom.convert(DATASET_ID, seed=seed)
@@ -79,26 +69,29 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
     }
     write_plans(configure(plans, PLANS, schedule, preset="cpu"), preprocessed)
 
-    common = ["-p", PLANS, "-device", device]
     print(f"3/5  train {' and '.join(TRAINERS)}, {epochs * ITERATIONS[configuration]} iterations each on {device}")
     for trainer in TRAINERS:
-        command = ["nnUNetv2_train", str(DATASET_ID), configuration, "0", "-tr", trainer, *common]
-        run_logged(command, output / f"train_{trainer}.log", trainer, epochs, r"Epoch time")
+        log = output / f"train_{trainer}.log"
+        train(DATASET_ID, configuration, trainer, PLANS, device=device, log=log, title=trainer, epochs=epochs)
 
     print("4/5  predict the test scans")
-    scores = []
     for trainer in TRAINERS:
-        command = ["nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(output / "predictions" / trainer)]
-        command += ["-d", str(DATASET_ID), "-c", configuration, "-f", "0", "-tr", trainer, "--disable_tta", *common]
-        run_logged(
-            [*command, "-npp", "1", "-nps", "1"],
-            output / f"predict_{trainer}.log",
+        predict(
+            raw / "imagesTs",
+            output / "predictions" / trainer,
+            DATASET_ID,
+            configuration,
             trainer,
-            len(block.test),
-            "done with",
+            PLANS,
+            device=device,
+            log=output / f"predict_{trainer}.log",
+            title=trainer,
+            number=len(block.test),
+            mirroring=False,
         )
 
     print("5/5  evaluate")
+    scores = []
     modalities = {case.name: case.modality for case in block.test.values()}
     for trainer in TRAINERS:
         found = evaluate_folder(output / "predictions" / trainer, raw / "labelsTs", block.labels, modalities)
@@ -145,35 +138,3 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _executable(name: str) -> str:
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise CrossmodError(f"{name} is not on the PATH: pip install nnunetv2 into this environment")
-    return found
-
-
-def run_logged(
-    command: Sequence[str], log: Path, title: str, steps: int | None = None, step: str = r"\d+/\d+ \["
-) -> None:
-    """Run a command with its output in a log and a bar that moves with every line that matches ``step``."""
-    with (
-        log.open("w") as file,
-        tqdm(total=steps, desc=f"     {title}", unit="step", disable=None) as bar,
-        subprocess.Popen(
-            [_executable(command[0]), *command[1:]],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # or the bar would wait for a full pipe
-        ) as process,
-    ):
-        update: Callable[[], object] = bar.update
-        for line in process.stdout or ():
-            file.write(line)
-            if re.search(step, line):
-                update()
-    if process.returncode != 0:
-        raise CrossmodError(f"{command[0]} failed; its last words stand in {log}")

@@ -29,6 +29,13 @@ def tiny(plans: dict[str, Any], name: str, **settings: Any) -> dict[str, Any]:
     return small
 
 
+def started(trainer: Any) -> Any:
+    """Everything that happens before the first step."""
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
 def architecture(
     kind: str, axes: int, features: list[int], strides: list[list[int]], blocks: list[int]
 ) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
+from pydoc import locate
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -142,37 +143,30 @@ def build_unet(
     """
     context = ModalityContext()
     kwargs = deepcopy(architecture["arch_kwargs"])
-    imports = list(architecture["_kw_requires_import"])
-
-    def network(norm: Callable[..., nn.Module] | None) -> Any:
-        replaced = {} if norm is None else {"norm_op": norm}
-        built = get_network_from_plans(
-            architecture["network_class_name"],
-            {**kwargs, **replaced},
-            [name for name in imports if name not in replaced],
-            num_input_channels - 1,
-            num_output_channels,
-            allow_init=True,
-            deep_supervision=deep_supervision,
-        )
-        if not isinstance(getattr(built, "decoder", None), UNetDecoder):
-            raise UnsupportedError(
-                f"{architecture['network_class_name']} has no U-Net decoder: use nnU-Net's default or ResEnc planner"
-            )
-        return built
-
     conditional = partial(ConditionalInstanceNorm, num_modalities=len(modalities), context=context)
-    unet = network(None if conditioning == "none" else conditional)
+    replaced = {} if conditioning == "none" else {"norm_op": conditional}
+    unet = get_network_from_plans(
+        architecture["network_class_name"],
+        {**kwargs, **replaced},
+        [name for name in architecture["_kw_requires_import"] if name not in replaced],
+        num_input_channels - 1,
+        num_output_channels,
+        allow_init=True,
+        deep_supervision=deep_supervision,
+    )
+    if not isinstance(getattr(unet, "decoder", None), UNetDecoder):
+        raise UnsupportedError(
+            f"{architecture['network_class_name']} has no U-Net decoder: use nnU-Net's default or ResEnc planner"
+        )
     if conditioning == "encoder":
-        plain = network(None).encoder
         decoder = UNetDecoder(
             unet.encoder,
             num_output_channels,
             kwargs["n_conv_per_stage_decoder"],
             deep_supervision,
             nonlin_first=kwargs.get("nonlin_first", False),
-            norm_op=plain.norm_op,
-            norm_op_kwargs=plain.norm_op_kwargs,
+            norm_op=locate(kwargs["norm_op"]),
+            norm_op_kwargs=kwargs["norm_op_kwargs"],
         )
         unet.decoder = decoder.apply(unet.initialize)
     return ModalityUNet(unet, num_input_channels - 1, modalities, context)

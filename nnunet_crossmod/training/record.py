@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(rows: list[dict[str, Any]], picture: Path) -> None:
-    """One panel a loss term (columns named ``player/term``), epochs along the x axis."""
+    """One panel a loss term (columns named ``player/term``), epochs along the x axis, a dotted line at a new phase."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -72,6 +73,9 @@ def draw_curves(rows: list[dict[str, Any]], picture: Path) -> None:
             axes.set_title(name, fontsize=10)
             axes.set_xlim(-0.5, max(row["epoch"] for row in rows) + 0.5)
             axes.grid(alpha=0.3)
+            for before, after in pairwise(rows):
+                if before.get("phase") != after.get("phase"):
+                    axes.axvline(after["epoch"] - 0.5, color="0.4", linestyle=":", linewidth=1)
             if position > len(names) - columns:
                 axes.set_xlabel("epoch")
         figure.savefig(picture, dpi=100)

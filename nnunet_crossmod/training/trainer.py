@@ -78,6 +78,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
     gin_probability: float = 1.0
     forbid_annotated_target: bool = False
     seed: int | None = None
+    picture_every: int = 10
+    """Epochs between the method's own pictures, where it draws any."""
 
     _hyperparameter_types: ClassVar[dict[str, Any]] = {}
 
@@ -113,6 +115,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.players: list[Player] = []
         self.heads = nn.ModuleDict()
         self.record: LossRecord | None = None
+        self.last_batch: CrossModalBatch | None = None
 
     # ---- what a method says ------------------------------------------------------------------------------------
 
@@ -145,6 +148,21 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def after_step(self, batch: CrossModalBatch, outputs: Any) -> None:
         """After all players have stepped, without gradient: prototypes, queues."""
+
+    def phase(self) -> str:
+        """The phase that the current epoch belongs to, where the method has several; it is logged and recorded."""
+        return ""
+
+    def playing(self) -> list[Player]:
+        """Those of the players that step in the current epoch."""
+        return self.players
+
+    def draw(self, batch: CrossModalBatch, folder: Path) -> None:
+        """Draw the method's own pictures of a training batch into the fold's folder, without gradient.
+
+        Called after every ``picture_every``-th epoch and after the last, on the first process alone: run
+        :attr:`bare_network`, and draw no random number that a training would miss.
+        """
 
     # ---- what a method may use ---------------------------------------------------------------------------------
 
@@ -236,7 +254,13 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         while (parent := planned.get("inherits_from")) is not None:
             planned = {**plans["configurations"][parent], **{k: v for k, v in planned.items() if k != "inherits_from"}}
         check_batch_size(planned["batch_size"], self._modalities_in_a_batch())
-        for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every"):
+        for name in (
+            "num_epochs",
+            "num_iterations_per_epoch",
+            "num_val_iterations_per_epoch",
+            "save_every",
+            "picture_every",
+        ):
             self.check_option(name, getattr(self, name) > 0, "at least 1")
         self.check_option("initial_lr", self.initial_lr > 0, "above 0")
         self.check_options(planned)
@@ -439,22 +463,22 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         with self._autocast():
             outputs = self.forward(batch)
         terms: dict[str, Tensor] = {}
-        total: Tensor | None = None
-        for player in self.players:
+        totals: dict[str, Tensor] = {}
+        for player in self.playing():
             with only_trainable(player, self.players):
                 with self._autocast():
                     losses = player.objective(batch, outputs)
                 loss = losses.total()
                 player.step(loss, self.grad_scaler)
             terms.update({f"{player.name}/{name}": value.detach() for name, value in losses.terms.items()})
-            if player.name == "segmenter":
-                total = loss.detach()
+            totals[player.name] = loss.detach()
         if self.grad_scaler is not None:
             self.grad_scaler.update()
         with torch.no_grad():
             self.after_step(batch, outputs)
         self.iteration += 1
-        return {"loss": total, "terms": terms}
+        self.last_batch = batch
+        return {"loss": totals.get("segmenter", next(iter(totals.values()))), "terms": terms}
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision where nnU-Net has it: on CUDA alone."""
@@ -515,6 +539,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Set the learning rate of every player."""
         super().on_train_epoch_start()
         self.iteration = 0
+        if phase := self.phase():
+            self.print_to_log_file("phase:", phase)
         for player in self.players:
             for module in player.modules:
                 module.train()
@@ -522,13 +548,13 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                 player.scheduler.step(self.current_epoch)
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Bring the terms to the host once, check and log them."""
-        losses = torch.stack([output["loss"] for output in train_outputs]).cpu().numpy()
+        """Bring the terms to the host once, check, log and draw them."""
         names = list(dict.fromkeys(name for output in train_outputs for name in output["terms"]))
-        means = {
-            name: _mean_of_epoch(torch.stack([o["terms"][name] for o in train_outputs if name in o["terms"]]))
-            for name in names
-        }
+        columns = [torch.stack([o["terms"][name] for o in train_outputs if name in o["terms"]]) for name in names]
+        columns.append(torch.stack([output["loss"] for output in train_outputs]))
+        on_host = torch.cat([column.double() for column in columns]).cpu()
+        *values, losses = torch.split(on_host, [len(column) for column in columns])
+        means = {name: _mean_of_epoch(column) for name, column in zip(names, values, strict=True)}
         for name, mean in means.items():
             if not np.isfinite(mean):
                 player, term = name.split("/", 1)
@@ -537,14 +563,19 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                     f"{self.output_folder} are from before: lower initial_lr or the term's weight (crossmod configure "
                     "--overwrite the same plans), then continue with --c"
                 )
-        super().on_train_epoch_end([{"loss": loss} for loss in losses])
+        super().on_train_epoch_end([{"loss": loss} for loss in losses.numpy()])
         self.print_to_log_file("terms", ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
         for logger in self.logger.loggers:
             for name, mean in means.items():
                 logger.log(name, mean, self.current_epoch)
         if self.record is not None:
-            self.record.add(self.current_epoch, means, lr=self.optimizer.param_groups[0]["lr"])
+            phase = {"phase": self.phase()} if self.phase() else {}
+            self.record.add(self.current_epoch, means, lr=self.optimizer.param_groups[0]["lr"], **phase)
             self.record.draw()
+            last = self.current_epoch == self.num_epochs - 1
+            if self.last_batch is not None and (last or (self.current_epoch + 1) % self.picture_every == 0):
+                with torch.no_grad(), self._autocast():
+                    self.draw(self.last_batch, Path(self.output_folder))
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
@@ -585,11 +616,12 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         *,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
         constant: bool = False,
     ) -> Player:
         """A player of its own: Adam, on nnU-Net's polynomial schedule unless ``constant``."""
         module.to(self.device)
-        optimizer = torch.optim.Adam(module.parameters(), lr, betas=betas)
+        optimizer = torch.optim.Adam(module.parameters(), lr, betas=betas, weight_decay=weight_decay)
         scheduler = None if constant else PolyLRScheduler(optimizer, lr, self.num_epochs)
         return Player(name, [module], objective, optimizer, scheduler)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from support import started
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -63,12 +65,6 @@ class AdversarialTrainer(CrossModalTrainer):
 
 
 MakeTrainer = Callable[..., Any]
-
-
-def started(trainer: Any) -> Any:
-    trainer.on_train_start()
-    trainer.on_train_epoch_start()
-    return trainer
 
 
 def test_every_player_moves_once_and_terms_bear_its_name(make_trainer: MakeTrainer) -> None:
@@ -135,3 +131,50 @@ def test_opponents_follow_the_schedule_unless_constant(constant: bool, make_trai
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
     assert (player.optimizer.param_groups[0]["lr"] == 1.0) == constant
+
+
+class PhasedTrainer(AdversarialTrainer):
+    """Trains the critic alone in the first epoch, and draws what it is shown."""
+
+    def phase(self) -> str:
+        return "critic alone" if self.current_epoch == 0 else "both"
+
+    def playing(self) -> list[Player]:
+        return self.players[1:] if self.current_epoch == 0 else self.players
+
+    def draw(self, batch: CrossModalBatch, folder: Path) -> None:
+        assert not torch.is_grad_enabled()
+        (folder / f"images_{self.current_epoch}.txt").write_text(str(len(batch.images)))
+
+
+def test_only_those_who_play_step_and_the_phase_is_logged(
+    make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = started(make_trainer(PhasedTrainer))
+    assert "phase: critic alone" in capsys.readouterr().out
+    before = [p.detach().clone() for p in trainer.players[0].parameters()]
+    output = trainer.train_step(next(trainer.dataloader_train))
+    assert list(output["terms"]) == ["critic/bce"]
+    assert torch.equal(output["loss"], output["terms"]["critic/bce"])
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.players[0].parameters(), strict=True))
+    trainer.on_train_epoch_end([output])
+    trainer.current_epoch = 1
+    trainer.on_train_epoch_start()
+    output = trainer.train_step(next(trainer.dataloader_train))
+    assert "segmenter/sup" in output["terms"]
+    trainer.on_train_epoch_end([output])
+    rows = [json.loads(line) for line in (Path(trainer.output_folder) / "losses.jsonl").read_text().splitlines()]
+    assert [row["phase"] for row in rows] == ["critic alone", "both"]
+
+
+@pytest.mark.parametrize(("every", "drawn"), [(1, [0, 1]), (10, [1])])
+def test_pictures_are_drawn_every_so_often_and_after_the_last_epoch(
+    every: int, drawn: list[int], make_trainer: MakeTrainer
+) -> None:
+    trainer = started(make_trainer(PhasedTrainer, picture_every=every))
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+    pictures = [Path(trainer.output_folder) / f"images_{epoch}.txt" for epoch in range(2)]
+    assert [epoch for epoch, picture in enumerate(pictures) if picture.exists()] == drawn
+    assert pictures[1].read_text() == "4"

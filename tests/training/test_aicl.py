@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import plan_and_preprocess, tiny
+from support import plan_and_preprocess, started, tiny
 
 from nnunet_crossmod.dataset_conversion import phantom
 from nnunet_crossmod.errors import CrossmodError
@@ -19,12 +19,6 @@ from nnunet_crossmod.paths import load_trainer
 from nnunet_crossmod.pseudo_labels import labels_at, organ_patches
 
 MakeTrainer = Callable[..., Any]
-
-
-def started(trainer: Any) -> Any:
-    trainer.on_train_start()
-    trainer.on_train_epoch_start()
-    return trainer
 
 
 def test_contrastive_terms_join_after_the_warm_up(make_trainer: MakeTrainer) -> None:

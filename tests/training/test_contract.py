@@ -15,6 +15,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from support import started
 
 from nnunet_crossmod.paths import load_trainer, trainer_names
 
@@ -22,13 +23,6 @@ MakeTrainer = Callable[..., Any]
 TRAINERS = pytest.mark.parametrize("name", trainer_names())
 CONFIGURATIONS = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 HIDDEN_FROM = [name for name in trainer_names() if name != "TargetSupervisedTrainer"]
-
-
-def start(trainer: Any) -> Any:
-    """Everything that happens before the first step; ``warm_up=0`` lets every term take part from the start."""
-    trainer.on_train_start()
-    trainer.network.train()
-    return trainer
 
 
 def at_full_strength(name: str) -> dict[str, Any]:
@@ -56,7 +50,7 @@ def test_nnunet_finds_it(name: str, nnunet: dict[str, Path]) -> None:
 def test_a_step_moves_every_player_and_every_parameter_of_it(
     name: str, configuration: str, deep_supervision: bool, make_trainer: MakeTrainer
 ) -> None:
-    trainer = start(
+    trainer = started(
         make_trainer(name, configuration, enable_deep_supervision=deep_supervision, **at_full_strength(name))
     )
     before = {p.name: {k: v.detach().clone() for k, v in parameters(p).items()} for p in trainer.players}
@@ -84,7 +78,7 @@ def unet(trainer: Any) -> Any:
     return trainer.bare_network
 
 
-@pytest.mark.parametrize("name", ["AICLTrainer", "JointTrainer", "SourceOnlyTrainer"])
+@TRAINERS
 @CONFIGURATIONS
 def test_it_trains_the_residual_encoder_network(name: str, configuration: str, make_trainer: MakeTrainer) -> None:
     def residual(plans: dict[str, Any]) -> None:
@@ -94,7 +88,7 @@ def test_it_trains_the_residual_encoder_network(name: str, configuration: str, m
                 network["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
                 network["arch_kwargs"]["n_blocks_per_stage"] = network["arch_kwargs"].pop("n_conv_per_stage")
 
-    trainer = start(make_trainer(name, configuration, change_plans=residual, **at_full_strength(name)))
+    trainer = started(make_trainer(name, configuration, change_plans=residual, **at_full_strength(name)))
     output = trainer.train_step(next(trainer.dataloader_train))
     assert all(torch.isfinite(value) for value in output["terms"].values())
 
@@ -120,7 +114,7 @@ def test_scrambled_target_labels_change_no_bit(
         with monkeypatch.context() as patch:
             if scramble:
                 patch.setattr(nnUNetDatasetBlosc2, "load_case", scrambled)
-            trainer = start(make_trainer(name, configuration, **at_full_strength(name)))
+            trainer = started(make_trainer(name, configuration, **at_full_strength(name)))
             seen = []
             for _ in range(3):
                 loaded = next(trainer.dataloader_train)
@@ -137,7 +131,7 @@ def test_scrambled_target_labels_change_no_bit(
 
 
 def test_the_ceiling_does_read_target_labels(make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
-    trainer = start(make_trainer("TargetSupervisedTrainer"))
+    trainer = started(make_trainer("TargetSupervisedTrainer"))
     assert "READS THE LABELS OF THE TARGET" in capsys.readouterr().out
     assert all("lge" in name for name in trainer.seen)
     batch = next(trainer.dataloader_train)
@@ -146,7 +140,7 @@ def test_the_ceiling_does_read_target_labels(make_trainer: MakeTrainer, capsys: 
 
 @TRAINERS
 def test_save_load_and_the_next_step_is_identical(name: str, make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    trainer = start(make_trainer(name, **at_full_strength(name)))
+    trainer = started(make_trainer(name, **at_full_strength(name)))
     batches = [next(trainer.dataloader_train) for _ in range(3)]
     for batch in batches[:2]:
         trainer.train_step(batch)
@@ -159,7 +153,7 @@ def test_save_load_and_the_next_step_is_identical(name: str, make_trainer: MakeT
     restored = make_trainer(name, **at_full_strength(name))
     restored.load_checkpoint(str(file))
     assert restored.current_epoch == 1
-    start(restored)
+    started(restored)
     outcomes = []
     for one in (trainer, restored):
         one.on_train_epoch_start()
@@ -176,7 +170,7 @@ def test_save_load_and_the_next_step_is_identical(name: str, make_trainer: MakeT
 def test_stock_predictor_loads_it_strictly_and_predicts(
     name: str, configuration: str, make_trainer: MakeTrainer, dataset: Path
 ) -> None:
-    trainer = start(make_trainer(name, configuration))
+    trainer = started(make_trainer(name, configuration))
     trainer.inference_allowed_mirroring_axes = (0, 1)
     trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
@@ -189,7 +183,7 @@ def test_stock_predictor_loads_it_strictly_and_predicts(
 
 
 def test_batches_are_interleaved_and_hold_no_modality_channel(make_trainer: MakeTrainer) -> None:
-    trainer = start(make_trainer("AICLTrainer"))
+    trainer = started(make_trainer("AICLTrainer"))
     loaded = next(trainer.dataloader_train)
     assert [key.rsplit("_", 1)[-1] for key in loaded["keys"]] == ["cine", "lge"] * 2
     assert loaded["data"].shape[1] == 1
@@ -197,7 +191,7 @@ def test_batches_are_interleaved_and_hold_no_modality_channel(make_trainer: Make
 
 
 def test_target_labels_of_the_batch_are_blank(make_trainer: MakeTrainer) -> None:
-    trainer = start(make_trainer("AICLTrainer"))
+    trainer = started(make_trainer("AICLTrainer"))
     for _ in range(5):
         loaded = next(trainer.dataloader_train)
         assert not loaded["target"][0][1::2].any()
@@ -205,7 +199,7 @@ def test_target_labels_of_the_batch_are_blank(make_trainer: MakeTrainer) -> None
 
 
 def test_online_validation_sees_only_what_training_may_see(make_trainer: MakeTrainer) -> None:
-    trainer = start(make_trainer("AICLTrainer"))
+    trainer = started(make_trainer("AICLTrainer"))
     _, validation = trainer.get_tr_and_val_datasets()
     assert validation.identifiers
     assert all("cine" in name for name in validation.identifiers)
@@ -214,6 +208,6 @@ def test_online_validation_sees_only_what_training_may_see(make_trainer: MakeTra
 
 
 def test_source_only_sees_the_source_alone(make_trainer: MakeTrainer) -> None:
-    trainer = start(make_trainer("SourceOnlyTrainer"))
+    trainer = started(make_trainer("SourceOnlyTrainer"))
     assert trainer.seen
     assert all("cine" in name for name in trainer.seen)

@@ -9,14 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from support import started
 
 MakeTrainer = Callable[..., Any]
-
-
-def started(trainer: Any) -> Any:
-    trainer.on_train_start()
-    trainer.on_validation_epoch_start()
-    return trainer
 
 
 def test_fully_annotated_cases_count_as_in_nnunet(make_trainer: MakeTrainer) -> None:
