@@ -52,7 +52,7 @@ class Appearance:
 
 #                     air lung  fat muscle liver blood myocardium
 _CINE = Appearance((0, 70, 640, 210, 300, 760, 220), 0.06, 0.7, 35.0, 0.12, 0.05)
-_LGE = Appearance((0, 90, 520, 230, 360, 330, 170), 0.12, 1.1, 75.0, 0.25, 0.14)
+_LGE = Appearance((0, 90, 520, 230, 360, 420, 190), 0.12, 1.1, 75.0, 0.25, 0.14)
 _DARK_BLOOD = Appearance((0, 260, 170, 480, 360, 80, 640), 0.10, 1.1, 70.0, 0.25, 0.12)
 APPEARANCE: Mapping[Gap, Mapping[str, Appearance]] = {
     "moderate": {"cine": _CINE, "lge": _LGE},
