@@ -33,6 +33,11 @@ def resized(probabilities: Tensor, size: Sequence[int]) -> Tensor:
     return averaged
 
 
+def side_by_side(maps: Tensor) -> Tensor:
+    """The samples of a batch (n, c, *s) as one long sample (1, c, n · ∏s)."""
+    return maps.transpose(0, 1).flatten(1)[None]
+
+
 class AICLTrainer(CrossModalTrainer):
     """l = l_sup + csc_weight · l_csc + fpc_weight · l_fpc (Eq. 6) on an encoder with conditional instance norm (Eq. 1).
 
@@ -59,6 +64,8 @@ class AICLTrainer(CrossModalTrainer):
     csc_temperature: float = 0.5
     csc_stage: int = 0
     """Decoder stage whose features describe the classes; 0 is full resolution, every stage halves it."""
+    csc_pooling: Literal["batch", "sample"] = "batch"
+    """Unpaired scans: describe a class by all samples of a modality, or by each alone (where it may be absent)."""
     csc_directions: Literal["both", "source_to_target"] = "both"
     pairing: Literal["auto", "registered", "unpaired"] = "auto"
 
@@ -114,18 +121,19 @@ class AICLTrainer(CrossModalTrainer):
 
     def structural_consistency(self, batch: CrossModalBatch, outputs: Outputs) -> Tensor:
         """l_csc (Eq. 5) between the b-th sample of every source and the b-th of every target modality."""
-        probabilities = outputs.logits[0].softmax(1)
-        if batch.registered:
-            described = probabilities.flatten(2)
-        else:
-            described = class_descriptors(outputs.decoder, resized(probabilities, outputs.decoder.shape[2:]))
-        return torch.stack(
-            [
-                self.consistency_of_pairs(described[batch.rows_of(source)], described[batch.rows_of(target)])
-                for source in self.block.source
-                for target in self.block.target
-            ]
-        ).mean()
+        probabilities = resized(outputs.logits[0].softmax(1), outputs.decoder.shape[2:])
+
+        def described(modality: str) -> Tensor:
+            rows = batch.rows_of(modality)
+            if batch.registered:
+                return outputs.logits[0][rows].softmax(1).flatten(2)
+            features, weights = outputs.decoder[rows], probabilities[rows]
+            if self.csc_pooling == "batch":
+                features, weights = side_by_side(features), side_by_side(weights)
+            return class_descriptors(features, weights)
+
+        source, target = map(described, self.block.source), list(map(described, self.block.target))
+        return torch.stack([self.consistency_of_pairs(a, b) for a in source for b in target]).mean()
 
     def consistency_of_pairs(self, source: Tensor, target: Tensor) -> Tensor:
         """l_csc of the first samples of two modalities, as many as both have."""

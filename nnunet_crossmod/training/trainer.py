@@ -420,6 +420,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                 f"Batches hold registered scans of {len(pairs.groups)} subjects, cropped and augmented alike"
                 + (f"; left out, for want of a partner: {', '.join(alone)}" if alone else "")
             )
+        else:
+            self.print_to_log_file("Scans of a batch are not paired")
         sampling = {"oversample_foreground_percent": self.oversample_foreground_percent}
         train_loader = (RegisteredDataLoader if pairs else BalancedDataLoader)(
             pairs or training,

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from support import plan_and_preprocess, started, tiny
 
+from nnunet_crossmod.data import CrossModalDataset
 from nnunet_crossmod.dataset_conversion import phantom
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.losses import feature_patch_contrast
@@ -132,6 +134,91 @@ def test_registered_pairs_stay_registered_through_augmentation(
     assert sum(seen) > 0
     terms = trainer.train_step(loaded)["terms"]
     assert all(torch.isfinite(value) for value in terms.values())
+
+
+def test_registered_images_are_cropped_as_one(
+    registered: Any, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one and the same volume in place of both scans, and nothing but crops, both samples of a pair are equal."""
+    load = CrossModalDataset.load_case
+    trainer = pair_trainer(registered, "2d")
+
+    def same_volume(self: Any, identifier: str) -> Any:
+        seg, rest = load(self, identifier)[1], load(self, identifier)[2:]
+        return load(self, str(identifier).replace("lge", "cine"))[0], seg, *rest
+
+    def crops_alone(*args: Any, use_mask_for_norm: Any = None, **kwargs: Any) -> Any:
+        return trainer.get_validation_transforms(
+            args[2], foreground_labels=kwargs["foreground_labels"], ignore_label=kwargs["ignore_label"]
+        )
+
+    monkeypatch.setattr(CrossModalDataset, "load_case", same_volume)
+    trainer.get_training_transforms = crops_alone
+    started(trainer)
+    for _ in range(4):
+        images = next(trainer.dataloader_train)["data"]
+        assert torch.equal(images[0::2], images[1::2])
+        assert not torch.equal(images[0], images[2])
+
+
+def test_the_step_tells_the_method_that_its_pairs_are_registered(registered: Any, make_trainer: MakeTrainer) -> None:
+    trainer = started(pair_trainer(registered, "2d"))
+    seen = []
+    forward = trainer.forward
+    trainer.forward = lambda batch: seen.append(batch.registered) or forward(batch)
+    trainer.train_step(next(trainer.dataloader_train))
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("pairing", ["registered", "unpaired"])
+def test_scrambled_hidden_labels_of_partly_annotated_scans_change_no_bit(
+    pairing: str, registered: Any, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = {"cine": (3,), "lge": (1, 2)}
+
+    def train(scramble: bool) -> dict[str, torch.Tensor]:
+        load = nnUNetDatasetBlosc2.load_case
+
+        def scrambled(self: Any, identifier: str) -> Any:
+            data, seg, previous, properties = load(self, identifier)
+            values = hidden[str(identifier).rsplit("_", 1)[-1]]
+            seg = np.array(seg[:])
+            free = np.isin(seg, (0, *values))
+            seg[free] = np.random.default_rng(5).choice((0, *values), size=int(free.sum()))
+            found = {k: (v[::-1][:7] if k in values else v) for k, v in properties["class_locations"].items()}
+            return data, seg, previous, {**properties, "class_locations": found}
+
+        with monkeypatch.context() as patch:
+            if scramble:
+                patch.setattr(nnUNetDatasetBlosc2, "load_case", scrambled)
+            trainer = started(pair_trainer(registered, "2d", pairing=pairing))
+            for _ in range(3):
+                trainer.train_step(next(trainer.dataloader_train))
+        return {name: value.clone() for name, value in trainer.network.state_dict().items()}
+
+    honest, other = train(scramble=False), train(scramble=True)
+    for name, value in honest.items():
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("pooling", ["batch", "sample"])
+def test_unpaired_classes_are_described_by_the_batch_or_by_each_sample(pooling: str, make_trainer: MakeTrainer) -> None:
+    """A target slice without any organ must not change what the other slices say, unless each speaks for itself."""
+    trainer = started(make_trainer("AICLTrainer", csc_pooling=pooling))
+    batch = make_batch(trainer)
+    outputs = trainer.forward(batch)
+    confident = torch.nn.functional.one_hot(torch.arange(48 * 48).view(48, 48) % 4, 4).movedim(-1, 0).float() * 40
+    confident = confident[None].repeat(4, 1, 1, 1)
+    empty = confident.clone()
+    empty[3] = 0
+    empty[3, 0] = 40.0
+    decoder = outputs.decoder.detach().clone()
+    decoder[3] = decoder[1]
+    full, without = (
+        trainer.structural_consistency(batch, outputs._replace(logits=[maps], decoder=decoder))
+        for maps in (confident, empty)
+    )
+    assert abs(full - without) < 0.02 if pooling == "batch" else abs(full - without) > 0.02
 
 
 def test_registered_pairs_are_compared_by_their_maps(registered: Any, make_trainer: MakeTrainer) -> None:
