@@ -3,6 +3,7 @@
 from nnunet_crossmod.data.batch import CrossModalBatch, Rows
 from nnunet_crossmod.data.block import Case, CrossmodBlock
 from nnunet_crossmod.data.dataset import CrossModalDataset, RegisteredScans
+from nnunet_crossmod.data.intensity_augmentation import augment_intensity, spatial_part
 from nnunet_crossmod.data.loader import BalancedDataLoader, RegisteredDataLoader, check_batch_size
 from nnunet_crossmod.data.random_convolution import random_convolution
 
@@ -15,6 +16,8 @@ __all__ = [
     "RegisteredDataLoader",
     "RegisteredScans",
     "Rows",
+    "augment_intensity",
     "check_batch_size",
     "random_convolution",
+    "spatial_part",
 ]

@@ -1,14 +1,27 @@
 """Networks and their blocks: they know tensors, not configurations."""
 
 from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext, conditional_instance_norm
+from nnunet_crossmod.nn.generators import ImageTranslator, ResnetGenerator, as_slices, flicker, from_slices
+from nnunet_crossmod.nn.image_discriminators import ImageDiscriminator
+from nnunet_crossmod.nn.intensity_map import from_unit, to_unit
+from nnunet_crossmod.nn.projection import ProjectionHead
 from nnunet_crossmod.nn.unet import FeatureMaps, ModalityUNet, build_unet, read_modality
 
 __all__ = [
     "ConditionalInstanceNorm",
     "FeatureMaps",
+    "ImageDiscriminator",
+    "ImageTranslator",
     "ModalityContext",
     "ModalityUNet",
+    "ProjectionHead",
+    "ResnetGenerator",
+    "as_slices",
     "build_unet",
     "conditional_instance_norm",
+    "flicker",
+    "from_slices",
+    "from_unit",
     "read_modality",
+    "to_unit",
 ]

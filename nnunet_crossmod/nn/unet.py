@@ -107,6 +107,12 @@ class ModalityUNet(nn.Module):
         logits: Tensor | list[Tensor] = self.decoder(skips)
         return logits
 
+    def encode(self, image: Tensor, modality: Tensor) -> list[Tensor]:
+        """The encoder's features (n, c_i, *s_i) of images (n, c, *s) of the given modalities (n,), bottleneck last."""
+        self.context.modality = modality
+        features: list[Tensor] = self.encoder(image)
+        return features
+
     def _decode_with_features(self, skips: list[Tensor]) -> FeatureMaps:
         decoder: Any = self.decoder
         x = skips[-1]

@@ -104,8 +104,9 @@ class Player:
 @contextmanager
 def only_trainable(player: Player, players: Iterable[Player]) -> Iterator[None]:
     """Freeze the parameters of all other players, so that an objective that runs through them costs no weight
-    gradients there."""
-    frozen = [p for other in players if other is not player for p in other.parameters() if p.requires_grad]
+    gradients there. What a player shares with others is its own."""
+    own = {id(parameter) for parameter in player.parameters()}
+    frozen = [p for other in players for p in other.parameters() if p.requires_grad and id(p) not in own]
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:

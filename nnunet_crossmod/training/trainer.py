@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +34,10 @@ from nnunet_crossmod.data import (
     CrossmodBlock,
     RegisteredDataLoader,
     RegisteredScans,
+    augment_intensity,
     check_batch_size,
     random_convolution,
+    spatial_part,
 )
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError, report_errors_in_one_line
 from nnunet_crossmod.losses import marginalise
@@ -70,6 +72,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
     optimizer_name: Literal["sgd", "adam", "adamw"] = "sgd"
     initial_lr: float = 1e-2
     weight_decay: float = 3e-5
+    adam_betas: tuple[float, ...] = (0.9, 0.999)
+    lr_schedule: Literal["polynomial", "constant"] = "polynomial"
     oversample_foreground_percent: float = 0.33
     enable_deep_supervision: bool = True
     segmentation_loss: SegmentationLoss = "dice_ce"
@@ -80,6 +84,9 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
     seed: int | None = None
     picture_every: int = 10
     """Epochs between the method's own pictures, where it draws any."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Hyper-parameters that ``crossmod configure -tr TRAINER --preset NAME`` sets on top of the preset's own."""
 
     _hyperparameter_types: ClassVar[dict[str, Any]] = {}
 
@@ -116,6 +123,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.heads = nn.ModuleDict()
         self.record: LossRecord | None = None
         self.last_batch: CrossModalBatch | None = None
+        self.short_first_axis = False
 
     # ---- what a method says ------------------------------------------------------------------------------------
 
@@ -128,6 +136,13 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def uses_registered_pairs(self) -> bool:
         """Whether batches hold registered scans of one subject, cropped and augmented alike."""
+        return False
+
+    def augments_intensity_itself(self) -> bool:
+        """Whether the method calls :meth:`augment_intensity` itself, as on images that it makes in the step.
+
+        The loader then augments in space alone, and the batch holds the scans with the intensities they have.
+        """
         return False
 
     def build_heads(self) -> nn.ModuleDict:
@@ -146,8 +161,19 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """The segmenter's loss terms."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its segmenter descends")
 
+    def regenerate(self, player: Player, batch: CrossModalBatch, outputs: Any) -> Any:
+        """The outputs that later players see, after ``player`` has stepped; without gradient, under autocast."""
+        return outputs
+
     def after_step(self, batch: CrossModalBatch, outputs: Any) -> None:
         """After all players have stepped, without gradient: prototypes, queues."""
+
+    def validation_images(self, batch: CrossModalBatch) -> Tensor:
+        """What the network is shown in online validation: images (n, c + 1, *s), the modality channel last."""
+        return batch.images
+
+    def review(self, means: Mapping[str, float]) -> None:
+        """Look at an epoch's mean terms, ``player/term`` → value, all finite: warn where they tell of a failure."""
 
     def phase(self) -> str:
         """The phase that the current epoch belongs to, where the method has several; it is logged and recorded."""
@@ -186,6 +212,12 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Raise :class:`CrossmodError` unless the hyper-parameter holds what it must."""
         if not holds:
             raise CrossmodError(f"{name} = {getattr(self, name)} must be {must_be}: set it with crossmod configure")
+
+    def augment_intensity(self, batch: CrossModalBatch) -> CrossModalBatch:
+        """nnU-Net's augmentation of intensities, then GIN where it is on, for a method that
+        :meth:`augments_intensity_itself`."""
+        images = augment_intensity(batch.images, keep_first_axis=self.short_first_axis)
+        return self._augment_intensity(replace(batch, images=images))
 
     def supervised_loss(self, logits: Sequence[Tensor], batch: CrossModalBatch) -> Tensor:
         """The supervised term over all deep-supervision levels, on annotated samples and classes only."""
@@ -263,6 +295,9 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         ):
             self.check_option(name, getattr(self, name) > 0, "at least 1")
         self.check_option("initial_lr", self.initial_lr > 0, "above 0")
+        self.check_option(
+            "adam_betas", len(self.adam_betas) == 2 and all(0 <= b < 1 for b in self.adam_betas), "two numbers, 0 … 1"
+        )
         self.check_options(planned)
         if nnUNet_preprocessed.is_set():
             folder = Path(nnUNet_preprocessed) / plans["dataset_name"] / planned["data_identifier"]
@@ -306,7 +341,9 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """One optimiser for network and heads, on nnU-Net's polynomial schedule."""
         self.heads = self.build_heads().to(self.device)
         optimizer = self.optimizer_for([self.network, self.heads])
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+        # nnU-Net's loop asks for a scheduler: with exponent 0 it keeps the rate
+        exponent = 0.9 if self.lr_schedule == "polynomial" else 0.0
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent)
 
     def optimizer_for(self, modules: Sequence[nn.Module]) -> torch.optim.Optimizer:
         """The optimiser the hyper-parameters name.
@@ -331,7 +368,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                 groups, self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True
             )
         kind = torch.optim.Adam if self.optimizer_name == "adam" else torch.optim.AdamW
-        return kind(groups, self.initial_lr, weight_decay=self.weight_decay)
+        beta1, beta2 = self.adam_betas
+        return kind(groups, self.initial_lr, betas=(beta1, beta2), weight_decay=self.weight_decay)
 
     # ---- data --------------------------------------------------------------------------------------------------
 
@@ -408,6 +446,9 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
             foreground_labels=labels.foreground_labels,
             ignore_label=labels.ignore_label,
         )
+        if self.augments_intensity_itself():
+            train_transforms = spatial_part(train_transforms)
+        self.short_first_axis = bool(dummy_2d)
         validation_transforms = self.get_validation_transforms(
             scales, foreground_labels=labels.foreground_labels, ignore_label=labels.ignore_label
         )
@@ -461,7 +502,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         batch = CrossModalBatch.from_loader(
             loaded, self.block, self.seen, self.device, registered=self.uses_registered_pairs()
         )
-        batch = self._augment_intensity(batch)
+        if not self.augments_intensity_itself():
+            batch = self._augment_intensity(batch)
         with self._autocast():
             outputs = self.forward(batch)
         terms: dict[str, Tensor] = {}
@@ -474,6 +516,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                 player.step(loss, self.grad_scaler)
             terms.update({f"{player.name}/{name}": value.detach() for name, value in losses.terms.items()})
             totals[player.name] = loss.detach()
+            with torch.no_grad(), self._autocast():
+                outputs = self.regenerate(player, batch, outputs)
         if self.grad_scaler is not None:
             self.grad_scaler.update()
         with torch.no_grad():
@@ -503,7 +547,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """As nnU-Net's, with the training's own loss, and every case counted on the classes that it annotates."""
         batch = CrossModalBatch.from_loader(loaded, self.block, self.validated, self.device)
         with self._autocast():
-            output = self.network(batch.images)
+            output = self.network(self.validation_images(batch))
         logits = output if isinstance(output, list) else [output]
         counts = torch.zeros(3, logits[0].shape[1], dtype=torch.float64, device=self.device)
         for classes, chosen in batch.annotations:
@@ -567,6 +611,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                 )
         super().on_train_epoch_end([{"loss": loss} for loss in losses.numpy()])
         self.print_to_log_file("terms", ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
+        self.review(means)
         for logger in self.logger.loggers:
             for name, mean in means.items():
                 logger.log(name, mean, self.current_epoch)

@@ -1,0 +1,201 @@
+"""Networks that translate an image of one modality into another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from nnunet_crossmod.nn.intensity_map import from_unit, to_unit
+
+__all__ = ["ImageTranslator", "ResnetGenerator", "as_slices", "flicker", "from_slices"]
+
+
+def _fitting(kernel: int, size: int) -> int:
+    """The largest odd kernel, at most ``kernel``, that reflection can pad on an axis of this size."""
+    return max(1, min(kernel, 2 * size - 1))
+
+
+def _convolution(axes: int, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int] | int = 1) -> Any:
+    kind: Any = nn.Conv2d if axes == 2 else nn.Conv3d
+    return kind(inputs, outputs, kernel, stride, [k // 2 for k in kernel], padding_mode="reflect")
+
+
+class _Activation(nn.Sequential):
+    def __init__(self, axes: int, channels: int) -> None:
+        super().__init__((nn.InstanceNorm2d if axes == 2 else nn.InstanceNorm3d)(channels), nn.ReLU())
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, axes: int, channels: int, kernel: Sequence[int]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _convolution(axes, channels, channels, kernel),
+            _Activation(axes, channels),
+            _convolution(axes, channels, channels, kernel),
+            (nn.InstanceNorm2d if axes == 2 else nn.InstanceNorm3d)(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        body: Tensor = self.body(x)
+        return x + body
+
+
+class ResnetGenerator(nn.Module):
+    """Down twice, residual blocks, up twice, tanh; its encoder's features can be had.
+
+    ``generator(x)`` translates x (n, c, *s), −1 … 1; :meth:`encode` gives the features of five layers, the input among
+    them; :meth:`translate_and_encode` gives both for one pass.
+
+    Args:
+        channels: c.
+        size: of the images it is built for; other sizes work where the strides divide them.
+        width: channels of the first layer; doubled by either stride.
+        blocks: residual blocks, at least 2.
+        strides: of the two down-convolutions, an integer an axis, 1 or 2; axes of stride 1 keep their length.
+
+    Raises:
+        ValueError: a size that the strides do not divide, or fewer than two blocks.
+
+    Source: Johnson et al., ECCV 2016, as used by CycleGAN, CUT and CISFA (width 64, nine blocks). Differs from CUT:
+    plain strides and transposed convolutions of kernel 4 (which leave no checkerboard) instead of blurred pooling.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: Sequence[int],
+        width: int = 64,
+        blocks: int = 9,
+        strides: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        axes = len(size)
+        strides = [[2] * axes] * 2 if strides is None else [list(stride) for stride in strides]
+        self.multiple = [first * second for first, second in zip(*strides, strict=True)]
+        if blocks < 2 or any(length % m for length, m in zip(size, self.multiple, strict=True)):
+            raise ValueError(
+                f"expected at least 2 blocks and a size in multiples of {self.multiple}, got {blocks} and {list(size)}"
+            )
+        outer = [_fitting(7, length) for length in size]
+        self.stem = nn.Sequential(_convolution(axes, channels, width, outer), _Activation(axes, width))
+        self.down, self.activations = nn.ModuleList(), nn.ModuleList()
+        kernels, length = [], list(size)
+        for level, stride in enumerate(strides):
+            kernels.append([_fitting(3, one) for one in length])
+            inputs, outputs = width * 2**level, width * 2 ** (level + 1)
+            self.down.append(_convolution(axes, inputs, outputs, kernels[-1], stride))
+            self.activations.append(_Activation(axes, outputs))
+            length = [one // s for one, s in zip(length, stride, strict=True)]
+        inner = [_fitting(3, one) for one in length]
+        self.blocks = nn.ModuleList([_ResidualBlock(axes, 4 * width, inner) for _ in range(blocks)])
+        transposed: Any = nn.ConvTranspose2d if axes == 2 else nn.ConvTranspose3d
+        up: list[nn.Module] = []
+        for level in (1, 0):
+            kernel = [4 if s == 2 else k for s, k in zip(strides[level], kernels[level], strict=True)]
+            padding = [1 if s == 2 else k // 2 for s, k in zip(strides[level], kernel, strict=True)]
+            outputs = width * 2**level
+            up += [transposed(2 * outputs, outputs, kernel, strides[level], padding), _Activation(axes, outputs)]
+        self.up = nn.Sequential(*up, _convolution(axes, width, channels, outer), nn.Tanh())
+        self.feature_channels = [channels, 2 * width, 4 * width, 4 * width, 4 * width]
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Translate x (n, c, *s), −1 … 1: the same shape."""
+        return self.translate_and_encode(x)[0]
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Features (n, c_i, *s_i) of x: x itself, both down-convolutions, the first and the middle residual block."""
+        features, _ = self._encode(x)
+        return features
+
+    def translate_and_encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The translation of x and the features that :meth:`encode` gives, for one pass."""
+        features, x = self._encode(x)
+        for block in self.blocks[len(self.blocks) // 2 + 1 :]:
+            x = block(x)
+        return self.up(x), features
+
+    def _encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        if any(length % m for length, m in zip(x.shape[2:], self.multiple, strict=True)):
+            raise ValueError(f"expected a size in multiples of {self.multiple}, got {tuple(x.shape[2:])}")
+        features = [x]
+        x = self.stem(x)
+        for convolution, activation in zip(self.down, self.activations, strict=True):
+            features.append(convolution(x))
+            x = activation(features[-1])
+        middle = len(self.blocks) // 2
+        for position, block in enumerate(self.blocks[: middle + 1]):
+            x = block(x)
+            if position in (0, middle):
+                features.append(x)
+        return features, x
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def as_slices(volume: Tensor) -> Tensor:
+    """Slices across the first axis as images of their own: (n, c, z, *s) → (n · z, c, *s)."""
+    return volume.movedim(2, 1).flatten(0, 1)
+
+
+def from_slices(slices: Tensor, depth: int) -> Tensor:
+    """The inverse of :func:`as_slices`: (n · depth, c, *s) → (n, c, depth, *s)."""
+    return slices.reshape(-1, depth, *slices.shape[1:]).movedim(1, 2)
+
+
+def flicker(volume: Tensor) -> Tensor:
+    """How much neighbouring slices differ: the mean absolute difference along the first axis over the deviation.
+
+    Args:
+        volume: (n, c, z, *s), any scale, z at least 2.
+
+    Returns:
+        scalar, 0 where all slices are alike; compare it with that of the source.
+    """
+    volume = volume.float()
+    return volume.diff(dim=2).abs().mean() / volume.std().clamp(min=1e-6)
+
+
+class ImageTranslator(nn.Module):
+    """A generator as it is used on nnU-Net's images: z-scores in, z-scores out.
+
+    Args:
+        generator: works on −1 … 1.
+        slicewise: volumes pass a 2D generator slice by slice, across their first axis.
+    """
+
+    def __init__(self, generator: nn.Module, slicewise: bool = False) -> None:
+        super().__init__()
+        self.generator = generator
+        self.slicewise = slicewise
+
+    def forward(self, images: Tensor, modality: Tensor | None = None) -> Tensor:
+        """Translate.
+
+        Args:
+            images: (n, c, *s), z-scores.
+            modality: index of the wanted modality (n,); a generator that knows only one takes no notice.
+
+        Returns:
+            (n, c, *s), z-scores, single precision.
+        """
+        return self.restored(self.generator(self.shown(images)), images.shape[2])
+
+    def shown(self, images: Tensor) -> Tensor:
+        """What the generator sees of z-scored images: −1 … 1, slices where it works slice by slice."""
+        return self.sliced(to_unit(images))
+
+    def restored(self, shown: Tensor, depth: int) -> Tensor:
+        """z-scored images of what the generator made; volumes of ``depth`` slices where it works slice by slice."""
+        return from_unit(from_slices(shown, depth) if self.slicewise else shown)
+
+    def sliced(self, images: Tensor) -> Tensor:
+        """Images (n, c, *s) as they are, or their slices where the generator works slice by slice."""
+        return as_slices(images) if self.slicewise else images
