@@ -4,6 +4,7 @@ from nnunet_crossmod.data.batch import CrossModalBatch, Rows
 from nnunet_crossmod.data.block import Case, CrossmodBlock
 from nnunet_crossmod.data.dataset import CrossModalDataset, RegisteredScans
 from nnunet_crossmod.data.loader import BalancedDataLoader, RegisteredDataLoader, check_batch_size
+from nnunet_crossmod.data.patches import representative_patches
 from nnunet_crossmod.data.random_convolution import random_convolution
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "Rows",
     "check_batch_size",
     "random_convolution",
+    "representative_patches",
 ]
