@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Embedding", "OrganPatches", "dense_organ_patches", "labels_at", "organ_patches"]
+from nnunet_crossmod.losses import prototype_cosines
+
+__all__ = [
+    "Embedding",
+    "OrganPatches",
+    "class_shares",
+    "confident",
+    "dense_organ_patches",
+    "labels_at",
+    "organ_patches",
+    "self_paced",
+]
 
 Embedding = Literal["mean", "flatten", "organ"]
 
@@ -100,3 +111,54 @@ def dense_organ_patches(
     weights = mask_windows[corner].flatten(2)
     weights = torch.where(weights.any(2, keepdim=True), weights, torch.ones_like(weights))
     return (cubes * weights[:, :, None]).sum(3) / weights.sum(2)[..., None], count > 0
+
+
+@torch.no_grad()
+def self_paced(features: Tensor, prototypes: Tensor, threshold: float = 0.25) -> tuple[Tensor, Tensor]:
+    """Label every pixel by its nearest prototype; valid is what is clearly nearer to it than to the second nearest.
+
+    Background competes like any class. A class without a prototype (zero) is never chosen.
+
+    Args:
+        features: (n, d, *s).
+        prototypes: (k, d), k ≥ 2.
+        threshold: by how much the largest cosine must exceed the second largest (strictly).
+
+    Returns:
+        ``labels`` (n, *s), int64, and ``valid`` (n, *s), bool; neither carries a gradient.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Source: Liu et al. (MPSCL), JBHI 2022, Eq. 6-7.
+    """
+    return confident(prototype_cosines(features, prototypes), prototypes, threshold)
+
+
+@torch.no_grad()
+def confident(cosines: Tensor, prototypes: Tensor, threshold: float = 0.25) -> tuple[Tensor, Tensor]:
+    """:func:`self_paced` from cosines (n, k, *s) that are already there."""
+    if len(prototypes) < 2 or cosines.shape[1] != len(prototypes):
+        raise ValueError(
+            f"expected cosines (n, k, *s) to at least two prototypes (k, d), got {tuple(cosines.shape)} and "
+            f"{tuple(prototypes.shape)}"
+        )
+    absent = ~prototypes.any(1).view(1, -1, *[1] * (cosines.ndim - 2))
+    nearest = cosines.masked_fill(absent, -1).topk(2, dim=1)
+    best, second = nearest.values.unbind(1)
+    return nearest.indices[:, 0], best - second > threshold
+
+
+@torch.no_grad()
+def class_shares(labels: Tensor, valid: Tensor, num_classes: int) -> list[Tensor]:
+    """For every class the share of all pixels that carry its label and are valid, 0 … 1.
+
+    Args:
+        labels: (n, *s), integer.
+        valid: (n, *s), bool.
+        num_classes: k.
+
+    Returns:
+        k scalars.
+    """
+    return [((labels == value) & valid).float().mean() for value in range(num_classes)]

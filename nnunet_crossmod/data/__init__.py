@@ -5,6 +5,7 @@ from nnunet_crossmod.data.block import Case, CrossmodBlock
 from nnunet_crossmod.data.dataset import CrossModalDataset, RegisteredScans
 from nnunet_crossmod.data.intensity_augmentation import augment_intensity, spatial_part
 from nnunet_crossmod.data.loader import BalancedDataLoader, RegisteredDataLoader, check_batch_size
+from nnunet_crossmod.data.patches import representative_patches
 from nnunet_crossmod.data.random_convolution import random_convolution
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "augment_intensity",
     "check_batch_size",
     "random_convolution",
+    "representative_patches",
     "spatial_part",
 ]

@@ -1,19 +1,30 @@
 """Losses: pure functions of tensors, one file an idea."""
 
+from nnunet_crossmod.losses.domain_adversary import domain_accuracy, domain_confusion, domain_discrimination
 from nnunet_crossmod.losses.feature_patch_contrast import feature_patch_contrast
 from nnunet_crossmod.losses.least_squares import discriminate, fool
+from nnunet_crossmod.losses.margin_contrast import MarginMode, margin_contrast
 from nnunet_crossmod.losses.nt_xent import nt_xent
 from nnunet_crossmod.losses.partial_annotation import marginalise
 from nnunet_crossmod.losses.patch_nce import patch_nce
+from nnunet_crossmod.losses.prototype_cosines import prototype_cosines
+from nnunet_crossmod.losses.self_information import self_information
 from nnunet_crossmod.losses.structural_consistency import class_descriptors, structural_consistency
 
 __all__ = [
+    "MarginMode",
     "class_descriptors",
     "discriminate",
+    "domain_accuracy",
+    "domain_confusion",
+    "domain_discrimination",
     "feature_patch_contrast",
     "fool",
+    "margin_contrast",
     "marginalise",
     "nt_xent",
     "patch_nce",
+    "prototype_cosines",
+    "self_information",
     "structural_consistency",
 ]

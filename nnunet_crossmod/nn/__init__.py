@@ -1,6 +1,7 @@
 """Networks and their blocks: they know tensors, not configurations."""
 
 from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext, conditional_instance_norm
+from nnunet_crossmod.nn.discriminators import DiscriminatorDesign, build_discriminator
 from nnunet_crossmod.nn.generators import ImageTranslator, ResnetGenerator, as_slices, flicker, from_slices
 from nnunet_crossmod.nn.image_discriminators import ImageDiscriminator
 from nnunet_crossmod.nn.intensity_map import from_unit, to_unit
@@ -9,6 +10,7 @@ from nnunet_crossmod.nn.unet import FeatureMaps, ModalityUNet, build_unet, read_
 
 __all__ = [
     "ConditionalInstanceNorm",
+    "DiscriminatorDesign",
     "FeatureMaps",
     "ImageDiscriminator",
     "ImageTranslator",
@@ -17,6 +19,7 @@ __all__ = [
     "ProjectionHead",
     "ResnetGenerator",
     "as_slices",
+    "build_discriminator",
     "build_unet",
     "conditional_instance_norm",
     "flicker",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch._dynamo import OptimizedModule
 from torch.nn import functional
 
@@ -37,6 +38,7 @@ from nnunet_crossmod.data import (
     augment_intensity,
     check_batch_size,
     random_convolution,
+    representative_patches,
     spatial_part,
 )
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError, report_errors_in_one_line
@@ -179,6 +181,12 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """The phase that the current epoch belongs to, where the method has several; it is logged and recorded."""
         return ""
 
+    def before_epoch(self) -> None:
+        """What the epoch's phase needs before its first step: prototypes of a whole training set, for example.
+
+        Called without gradient, the networks in evaluation mode; draw no random number that a training would miss.
+        """
+
     def playing(self) -> list[Player]:
         """Those of the players that step in the current epoch."""
         return self.players
@@ -207,6 +215,23 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """The network without the wrappers of torch.compile and DistributedDataParallel."""
         module = self.network.module if self.is_ddp else self.network
         return module._orig_mod if isinstance(module, OptimizedModule) else module
+
+    def training_patches(self, wanted: Callable[[Case], bool], limit: int) -> Iterator[CrossModalBatch]:
+        """Un-augmented patches of the training cases that are wanted, at most ``limit``, the same ones every time."""
+        cases = {name: case for name, case in self.seen.items() if wanted(case)}
+        files = self.dataset_class(self.preprocessed_dataset_folder, sorted(cases))
+        dataset = CrossModalDataset(files, cases, self.block)
+        patch_size = self.configuration_manager.patch_size
+        for loaded in representative_patches(dataset, patch_size, self.batch_size, limit):
+            yield CrossModalBatch.from_loader(loaded, self.block, cases, self.device)
+
+    def added_up(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The tensors, each summed over all processes of a distributed training."""
+        if self.is_ddp:
+            tensors = tuple(tensor.clone() for tensor in tensors)
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+        return tensors
 
     def check_option(self, name: str, holds: bool, must_be: str) -> None:
         """Raise :class:`CrossmodError` unless the hyper-parameter holds what it must."""
@@ -587,6 +612,11 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.iteration = 0
         if phase := self.phase():
             self.print_to_log_file("phase:", phase)
+        for player in self.players:
+            for module in player.modules:
+                module.eval()
+        with torch.no_grad(), self._autocast():
+            self.before_epoch()
         for player in self.players:
             for module in player.modules:
                 module.train()

@@ -1,0 +1,66 @@
+"""Pictures of pseudo-labels: what is believed of a slice, and where it is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+from torch.nn import functional
+
+from nnunet_crossmod.evaluation.pictures import colours_of, overlay
+
+__all__ = ["pseudo_label_grid"]
+
+
+def pseudo_label_grid(
+    images: Tensor, labels: Tensor, valid: Tensor, names: Mapping[str, int], file: Path, most: int = 4
+) -> Path:
+    """Draw image, pseudo-labels, validity and valid pseudo-labels, one line a sample; of volumes the slice along the
+    first axis with most pseudo-labelled foreground.
+
+    Args:
+        images: (n, *s), any scale.
+        labels: (n, *f), integer, at any resolution.
+        valid: (n, *f), bool.
+        names: foreground structures, name → value.
+        file: the picture to write.
+        most: most samples.
+    """
+    rows = min(most, len(images))
+    size = images.shape[1:]
+    stacked = np.stack([_sized(labels[:rows], size), _sized(valid[:rows], size)])
+    pictures = images[:rows].float().cpu().numpy()
+    colours = colours_of(names)
+    columns = ["image", "pseudo-labels", "valid", "valid pseudo-labels"]
+    figure = Figure(figsize=(2.3 * len(columns), 2.3 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(rows, len(columns), squeeze=False)
+    for axes, title in zip(grid[0], columns, strict=True):
+        axes.set_title(title, fontsize=10)
+    for line, image, label, mask in zip(grid, pictures, *stacked, strict=True):
+        if image.ndim == 3:
+            position = int((label > 0).sum((1, 2)).argmax())
+            image, label, mask = image[position], label[position], mask[position]
+        plain = overlay(image, np.zeros_like(label), colours)
+        shown = [plain, overlay(image, label, colours), mask, overlay(image, label * mask, colours)]
+        for axes, picture in zip(line, shown, strict=True):
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+    figure.legend(
+        handles=[Patch(color=colours[value], label=name) for name, value in names.items()],
+        loc="outside lower center",
+        ncols=len(names),
+        frameon=False,
+    )
+    figure.savefig(file, dpi=110)
+    return file
+
+
+def _sized(values: Tensor, size: tuple[int, ...]) -> np.ndarray:
+    resized = functional.interpolate(values[:, None].float(), tuple(size), mode="nearest-exact")[:, 0]
+    array: np.ndarray = resized.cpu().numpy().astype(np.int64)
+    return array

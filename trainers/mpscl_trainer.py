@@ -1,0 +1,228 @@
+"""MPSCL: margin-preserving self-paced contrastive learning (Liu et al., JBHI 2022), and AdvEnt, its warm-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnunet_crossmod.data import Case, CrossModalBatch
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.losses import (
+    MarginMode,
+    domain_accuracy,
+    domain_confusion,
+    domain_discrimination,
+    margin_contrast,
+    prototype_cosines,
+    self_information,
+)
+from nnunet_crossmod.nn import DiscriminatorDesign, build_discriminator
+from nnunet_crossmod.prototypes import PrototypeBank, class_sums
+from nnunet_crossmod.pseudo_labels import class_shares, confident, labels_at, self_paced
+from nnunet_crossmod.training import CrossModalTrainer, Losses, Player
+
+
+class Outputs(NamedTuple):
+    """``logits`` of every deep-supervision level, ``information`` maps I by discriminator, ``decoder`` features."""
+
+    logits: list[Tensor]
+    information: Mapping[str, Tensor]
+    decoder: list[Tensor]
+
+
+class AdvEntTrainer(CrossModalTrainer):
+    """Entropy adversary (Eq. 9-10): target predictions shall be as certain, in the same places, as source predictions.
+
+    l = l_sup + fool_main_weight · l_fool(full resolution) + fool_aux_weight · l_fool(first deep-supervision level).
+
+    Differs from the paper: nnU-Net's segmentation loss, optimiser and schedule; no auxiliary level where deep
+    supervision is off; discriminators narrower than the paper's 64 channels in front of a narrow network.
+    """
+
+    fool_main_weight: float = 0.003
+    fool_aux_weight: float = 2e-5
+    discriminator: DiscriminatorDesign = "strided"
+    discriminator_width: int | None = None
+    """Channels of the first layer; ``null`` is twice the network's, at most the paper's 64."""
+    discriminator_lr: float = 1e-4
+
+    def check_options(self, planned: dict[str, Any]) -> None:
+        for weight in ("fool_main_weight", "fool_aux_weight"):
+            self.check_option(weight, getattr(self, weight) >= 0, "0 or more")
+        self.check_option("discriminator_width", (self.discriminator_width or 1) > 0, "at least 1")
+        self.check_option("discriminator_lr", self.discriminator_lr > 0, "above 0")
+
+    def build_players(self, segmenter: Player) -> list[Player]:
+        levels = len(self.bare_network.decoder.stages) if self.enable_deep_supervision else 1
+        weights = {"main": self.fool_main_weight, "aux": self.fool_aux_weight}
+        self.fooled = {name: weight for name, weight in list(weights.items())[:levels] if weight}
+        if not self.fooled:
+            return [segmenter]
+        self.discriminators = nn.ModuleDict({name: self.discriminator_of(name) for name in self.fooled})
+        return [
+            segmenter,
+            self.opponent("discriminator", self.discriminators, self.discriminate, lr=self.discriminator_lr),
+        ]
+
+    def level(self, name: str) -> int:
+        """The deep-supervision level that a discriminator looks at."""
+        return ("main", "aux").index(name)
+
+    def discriminator_of(self, name: str) -> nn.Module:
+        """A discriminator of the prediction's self-information, (n, k, *s) → scores (n, 1, *smaller)."""
+        plan = self.configuration_manager
+        stride = np.prod(plan.pool_op_kernel_sizes[: self.level(name) + 1], axis=0)
+        width = self.discriminator_width or min(64, 2 * self.bare_network.encoder.output_channels[0])
+        classes = self.label_manager.num_segmentation_heads
+        size, spacing = (np.array(plan.patch_size) // stride).tolist(), (np.array(plan.spacing) * stride).tolist()
+        return build_discriminator(self.discriminator, classes, size, spacing, width)
+
+    def forward(self, batch: CrossModalBatch) -> Outputs:
+        maps = self.network(batch.images, batch.modality, features=True)
+        information = {name: self_information(maps.logits[self.level(name)].softmax(1)) for name in self.fooled}
+        return Outputs(maps.logits, information, maps.decoder)
+
+    def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
+        losses = Losses().add("sup", self.supervised_loss(outputs.logits, batch))
+        for name, weight in self.fooled.items():
+            scores = self.discriminators[name](outputs.information[name][batch.target_rows])
+            losses.add(f"fool_{name}", domain_confusion(scores), weight)
+        return losses
+
+    def discriminate(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
+        """What the discriminators descend, on maps that carry no gradient."""
+        losses = Losses()
+        for name in self.fooled:
+            scores = self.discriminators[name](outputs.information[name].detach())
+            source, target = scores[batch.source_rows], scores[batch.target_rows]
+            losses.add(name, domain_discrimination(source, target))
+            losses.add(f"accuracy_{name}", domain_accuracy(source, target), 0.0)
+        return losses
+
+
+class MPSCLTrainer(AdvEntTrainer):
+    """l = l_sup + l_fool + margin_source_weight · l_margin(source) + margin_target_weight · l_margin(target) (Eq. 11).
+
+    The first ``warm_up`` of the training is AdvEnt's. A pass over the source cases then initialises the prototypes, and
+    the margin contrast joins.
+
+    Differs from the paper: the feature is a stage of the U-Net's decoder; the warm-up is a share of the training.
+    """
+
+    warm_up: float = 0.2
+    feature_stage: int | None = None
+    """Decoder stage whose features are contrasted; ``null`` is the first at a quarter of the resolution or less."""
+    margin_source_weight: float = 1.0
+    margin_target_weight: float = 0.1
+    source_margin: float = 0.4
+    target_margin: float = 0.2
+    margin_temperature: float = 1.0
+    margin_mode: MarginMode = "paper"
+    prototype_momentum: float = 0.2
+    """Weight of the old prototype."""
+    prototype_patches: int = 128
+    """Most patches of the pass that initialises the prototypes."""
+    confidence_threshold: float = 0.25
+
+    def check_options(self, planned: dict[str, Any]) -> None:
+        super().check_options(planned)
+        stages = planned["architecture"]["arch_kwargs"]["n_stages"]
+        self.check_option("feature_stage", 0 <= (self.feature_stage or 0) < stages - 1, f"0 … {stages - 2}, or null")
+        self.check_option("warm_up", 0 <= self.warm_up <= 1, "a share of the training, 0 … 1")
+        self.check_option("prototype_momentum", 0 <= self.prototype_momentum < 1, "at least 0 and below 1")
+        self.check_option("prototype_patches", self.prototype_patches > 0, "at least 1")
+        self.check_option("margin_temperature", self.margin_temperature > 0, "above 0")
+        for margin in ("source_margin", "target_margin"):
+            self.check_option(margin, 0 <= getattr(self, margin) < np.pi / 2, "an angle in radians, 0 … π/2")
+
+    @property
+    def stage(self) -> int:
+        if self.feature_stage is not None:
+            return self.feature_stage
+        strides = np.cumprod(self.configuration_manager.pool_op_kernel_sizes, axis=0)[:-1].max(1)
+        return int(np.argmax(strides >= 4)) if strides.max() >= 4 else len(strides) - 1
+
+    @property
+    def bank(self) -> PrototypeBank:
+        bank: PrototypeBank = self.heads["prototypes"]
+        return bank
+
+    def build_heads(self) -> nn.ModuleDict:
+        width = self.bare_network.encoder.output_channels[self.stage]
+        classes = self.label_manager.num_segmentation_heads
+        return nn.ModuleDict({"prototypes": PrototypeBank(classes, width, self.prototype_momentum)})
+
+    def phase(self) -> str:
+        return "warm-up" if self.current_epoch < round(self.warm_up * self.num_epochs) else "margin contrast"
+
+    def before_epoch(self) -> None:
+        if self.phase() == "warm-up" or self.bank.initialised:
+            return
+        sums = torch.zeros_like(self.bank.centers)
+        counts = sums.new_zeros(len(sums))
+        patches = 0
+        for batch in self.training_patches(self.is_annotated_source, self.prototype_patches):
+            features = self.bare_network(batch.images, batch.modality, features=True).decoder[self.stage]
+            found = class_sums(features, self.source_labels(batch, features.shape[2:]), len(sums))
+            sums, counts, patches = sums + found[0], counts + found[1], patches + len(features)
+        if not counts.any():
+            raise CrossmodError(f"fold {self.fold} has no annotated source case, of which prototypes could be made")
+        self.bank.initialise(sums, counts)
+        pixels = ", ".join(f"{name} {int(count)}" for name, count in zip(self.classes, counts, strict=True))
+        self.print_to_log_file(f"Prototypes initialised from {patches} source patches; feature pixels: {pixels}")
+
+    @property
+    def classes(self) -> list[str]:
+        return ["background", *sorted(self.block.labels, key=lambda name: self.block.labels[name])]
+
+    def is_annotated_source(self, case: Case) -> bool:
+        return case.annotated and case.modality in self.block.source
+
+    def source_labels(self, batch: CrossModalBatch, size: Sequence[int]) -> Tensor:
+        """Labels of source samples at the features' resolution (n, *size); −1 where training knows none."""
+        labels = torch.full_like(batch.labels[0], -1)
+        for annotated, rows in batch.annotations:
+            known = batch.labels[0][rows]
+            # beside organs that are not annotated, "background" may be any of them
+            labels[rows] = known if len(annotated) == len(self.block.labels) else known.masked_fill(known == 0, -1)
+        return labels_at(labels, size)
+
+    def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
+        losses = super().objective(batch, outputs)
+        if self.phase() == "warm-up":
+            return losses
+        features = outputs.decoder[self.stage]
+        source, target = features[batch.source_rows], features[batch.target_rows]
+        labels = self.source_labels(batch.source, features.shape[2:])
+        bank = self.bank
+        bank.blend(*self.added_up(*class_sums(source, labels, len(bank.centers))))
+        cosines = prototype_cosines(target.detach(), bank.centers)
+        pseudo_labels, valid = confident(cosines, bank.centers, self.confidence_threshold)
+        on_source = self.contrast(source, labels, self.source_margin)
+        on_target = self.contrast(target, pseudo_labels, self.target_margin, valid)
+        losses.add("margin_source", on_source, self.margin_source_weight)
+        losses.add("margin_target", on_target, self.margin_target_weight)
+        for name, share in zip(self.classes, class_shares(pseudo_labels, valid, len(self.classes)), strict=True):
+            losses.add(f"valid_{name}", share, 0.0)
+        return losses.add("target_angle", cosines.amax(1).clamp(-1, 1).acos().rad2deg().mean(), 0.0)
+
+    def contrast(self, features: Tensor, labels: Tensor, margin: float, valid: Tensor | None = None) -> Tensor:
+        """l_margin (Eq. 8)."""
+        return margin_contrast(
+            features, self.bank.centers, labels, margin, self.margin_temperature, valid, self.margin_mode
+        )
+
+    def draw(self, batch: CrossModalBatch, folder: Path) -> None:
+        if not self.bank.initialised:
+            return
+        from nnunet_crossmod.evaluation.pseudo_label_pictures import pseudo_label_grid
+
+        target = batch.target
+        features = self.bare_network(target.images, target.modality, features=True).decoder[self.stage]
+        labels, valid = self_paced(features, self.bank.centers, self.confidence_threshold)
+        pseudo_label_grid(target.images[:, 0], labels, valid, self.block.labels, folder / "pseudo_labels.png")
