@@ -32,7 +32,7 @@ class Player:
         name: how the log and the checkpoint call it.
         modules: what it trains.
         objective: batch and outputs → its loss terms.
-        optimizer: over the parameters of ``modules``.
+        optimizer: over the parameters of ``modules``, or over those of them that it trains.
         scheduler: sets the learning rate at the start of an epoch; ``None`` keeps it constant.
         clip: largest gradient norm, as in nnU-Net.
     """
@@ -45,8 +45,8 @@ class Player:
     clip: float = 12.0
 
     def parameters(self) -> list[nn.Parameter]:
-        """The parameters of all its modules."""
-        return [parameter for module in self.modules for parameter in module.parameters()]
+        """What it trains: the parameters that its optimiser holds."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def step(self, total: Tensor, scaler: Any | None) -> None:
         """Descend: the only place where an optimiser steps.
@@ -104,13 +104,14 @@ class Player:
 @contextmanager
 def only_trainable(player: Player, players: Iterable[Player]) -> Iterator[None]:
     """Freeze the parameters of all other players, so that an objective that runs through them costs no weight
-    gradients there. What a player shares with others is its own."""
+    gradients there. What a player shares with others is its own; what it owns of a network that is frozen otherwise is
+    trainable as long as this lasts."""
     own = {id(parameter) for parameter in player.parameters()}
-    frozen = [p for other in players for p in other.parameters() if p.requires_grad and id(p) not in own]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
+    before = [(p, p.requires_grad) for one in (player, *players) for p in one.parameters()]
+    for parameter, _ in before:
+        parameter.requires_grad_(id(parameter) in own)
     try:
         yield
     finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+        for parameter, trainable in before:
+            parameter.requires_grad_(trainable)

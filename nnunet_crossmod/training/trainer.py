@@ -19,7 +19,6 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
@@ -49,11 +48,13 @@ from nnunet_crossmod.training import hyperparameters
 from nnunet_crossmod.training.losses import Losses
 from nnunet_crossmod.training.player import Player, only_trainable
 from nnunet_crossmod.training.record import LossRecord
+from nnunet_crossmod.training.schedule import LatePolyLR
 from nnunet_crossmod.training.supervision import SegmentationLoss, dice_ce, dice_focal, supervised_loss
 
 __all__ = ["CrossModalTrainer"]
 
-MODALITIES = "modalities"  # the one entry of the plans' "crossmod" that is no hyper-parameter
+MODALITIES = "modalities"  # the entries of the plans' "crossmod" that are no hyper-parameters
+TARGET_MODALITIES = "target_modalities"
 
 
 class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
@@ -106,7 +107,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
     ) -> None:
         report_errors_in_one_line()
         block = CrossmodBlock.from_dataset_json(dataset_json)
-        overrides = {name: value for name, value in plans.get("crossmod", {}).items() if name != MODALITIES}
+        recorded = (MODALITIES, TARGET_MODALITIES)
+        overrides = {name: value for name, value in plans.get("crossmod", {}).items() if name not in recorded}
         options = hyperparameters.resolve(
             type(self), self._hyperparameter_types, overrides, f"{plans['plans_name']}.json"
         )
@@ -115,7 +117,11 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._set(options)
         self._check_input(plans, configuration, dataset_json)
         # the network is built from the plans alone, also at inference: they record what was trained
-        plans["crossmod"] = {**options, MODALITIES: list(block.modalities)}
+        plans["crossmod"] = {
+            **options,
+            MODALITIES: list(block.modalities),
+            TARGET_MODALITIES: list(block.target),
+        }
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._set(options)
         self.iteration = 0
@@ -187,8 +193,12 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         Called without gradient, the networks in evaluation mode; draw no random number that a training would miss.
         """
 
+    def first_segmenter_epoch(self) -> int:
+        """The epoch in which the segmenter begins to play: its learning rate falls from there to the last epoch."""
+        return 0
+
     def playing(self) -> list[Player]:
-        """Those of the players that step in the current epoch."""
+        """Those of the players that step in the current epoch; the others' modules are in evaluation mode."""
         return self.players
 
     def draw(self, batch: CrossModalBatch, folder: Path) -> None:
@@ -362,20 +372,25 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Whether all annotated cases annotate the same classes; otherwise ranks may not gather their Dice together."""
         return len({case.visible for case in self.block.cases.values() if case.annotated}) <= 1
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
-        """One optimiser for network and heads, on nnU-Net's polynomial schedule."""
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LatePolyLR]:
+        """One optimiser for network and heads, on nnU-Net's polynomial schedule.
+
+        What of the network is built frozen is not the segmenter's: a player of its own may train it.
+        """
         self.heads = self.build_heads().to(self.device)
         optimizer = self.optimizer_for([self.network, self.heads])
         # nnU-Net's loop asks for a scheduler: with exponent 0 it keeps the rate
         exponent = 0.9 if self.lr_schedule == "polynomial" else 0.0
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent)
+        return optimizer, LatePolyLR(
+            optimizer, self.initial_lr, self.num_epochs, exponent, first_epoch=self.first_segmenter_epoch()
+        )
 
     def optimizer_for(self, modules: Sequence[nn.Module]) -> torch.optim.Optimizer:
         """The optimiser the hyper-parameters name.
 
         Norms and biases are not decayed: an affine of a modality that gets no gradient in a step would drift to zero.
         """
-        parameters = [parameter for module in modules for parameter in module.parameters()]
+        parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         norms = {
             id(parameter)
             for module in modules
@@ -617,9 +632,10 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                 module.eval()
         with torch.no_grad(), self._autocast():
             self.before_epoch()
+        playing = {player.name for player in self.playing()}
         for player in self.players:
             for module in player.modules:
-                module.train()
+                module.train(player.name in playing)
             if player.scheduler is not None and player.optimizer is not self.optimizer:
                 player.scheduler.step(self.current_epoch)
 
@@ -695,11 +711,12 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         constant: bool = False,
+        first_epoch: int = 0,
     ) -> Player:
-        """A player of its own: Adam, on nnU-Net's polynomial schedule unless ``constant``."""
+        """A player of its own: Adam, on nnU-Net's polynomial schedule from ``first_epoch`` on, unless ``constant``."""
         module.to(self.device)
         optimizer = torch.optim.Adam(module.parameters(), lr, betas=betas, weight_decay=weight_decay)
-        scheduler = None if constant else PolyLRScheduler(optimizer, lr, self.num_epochs)
+        scheduler = None if constant else LatePolyLR(optimizer, lr, self.num_epochs, first_epoch=first_epoch)
         return Player(name, [module], objective, optimizer, scheduler)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,13 @@ HIDDEN_FROM = [name for name in trainer_names() if name != "TargetSupervisedTrai
 
 SMALL: dict[str, dict[str, Any]] = {
     "CISFATrainer": {"generator_width": 4, "generator_blocks": 2, "discriminator_width": 4},
+    "GLUATrainer": {
+        "stage_1": 0.5,
+        "style_width": 4,
+        "style_blocks": 1,
+        "image_discriminator_width": 4,
+        "local_discriminator_width": 8,
+    },
 }
 
 
@@ -37,11 +44,25 @@ def at_full_strength(name: str) -> dict[str, Any]:
 
 
 def parameters(player: Any) -> dict[str, torch.Tensor]:
+    """What a player trains: not all that its modules hold, where another player owns a part."""
+    trained = {id(parameter) for parameter in player.parameters()}
     return {
         f"{i}.{name}": parameter
         for i, module in enumerate(player.modules)
         for name, parameter in module.named_parameters()
+        if id(parameter) in trained
     }
+
+
+def phases(trainer: Any) -> Iterator[None]:
+    """Begin the first epoch of every phase of a training in turn."""
+    seen: set[str] = set()
+    for epoch in range(trainer.num_epochs):
+        trainer.current_epoch = epoch
+        if trainer.phase() not in seen:
+            seen.add(trainer.phase())
+            trainer.on_train_epoch_start()
+            yield
 
 
 @TRAINERS
@@ -60,25 +81,30 @@ def test_a_step_moves_every_player_and_every_parameter_of_it(
     trainer = started(
         make_trainer(name, configuration, enable_deep_supervision=deep_supervision, **at_full_strength(name))
     )
-    before = {p.name: {k: v.detach().clone() for k, v in parameters(p).items()} for p in trainer.players}
-    output = trainer.train_step(next(trainer.dataloader_train))
-    assert output["terms"]
-    for term, value in output["terms"].items():
-        assert torch.isfinite(value), term
-        assert term.split("/")[0] in before
     idle = (
         ()
         if deep_supervision
         else tuple(f"decoder.seg_layers.{i}." for i in range(len(unet(trainer).decoder.stages) - 1))
     )
-    for player in trainer.players:
-        for key, parameter in parameters(player).items():
-            if any(part in key for part in idle):  # nnU-Net keeps these only to load checkpoints
-                continue
-            assert parameter.grad is not None, key
-            assert torch.isfinite(parameter.grad).all(), key
-        moved = [not torch.equal(before[player.name][k], v) for k, v in parameters(player).items()]
-        assert any(moved), player.name
+    played = set()
+    for _ in phases(trainer):
+        before = {p.name: {k: v.detach().clone() for k, v in parameters(p).items()} for p in trainer.players}
+        output = trainer.train_step(next(trainer.dataloader_train))
+        assert output["terms"]
+        for term, value in output["terms"].items():
+            assert torch.isfinite(value), term
+            assert term.split("/")[0] in before
+        playing = [player.name for player in trainer.playing()]
+        played.update(playing)
+        for player in trainer.players:
+            moved = [not torch.equal(before[player.name][k], v) for k, v in parameters(player).items()]
+            assert any(moved) == (player.name in playing), player.name
+            for key, parameter in parameters(player).items():
+                # nnU-Net keeps idle heads only to load checkpoints
+                if player.name in playing and not any(part in key for part in idle):
+                    assert parameter.grad is not None, key
+                    assert torch.isfinite(parameter.grad).all(), key
+    assert played == {player.name for player in trainer.players}
 
 
 def unet(trainer: Any) -> Any:
@@ -96,8 +122,9 @@ def test_it_trains_the_residual_encoder_network(name: str, configuration: str, m
                 network["arch_kwargs"]["n_blocks_per_stage"] = network["arch_kwargs"].pop("n_conv_per_stage")
 
     trainer = started(make_trainer(name, configuration, change_plans=residual, **at_full_strength(name)))
-    output = trainer.train_step(next(trainer.dataloader_train))
-    assert all(torch.isfinite(value) for value in output["terms"].values())
+    for _ in phases(trainer):
+        output = trainer.train_step(next(trainer.dataloader_train))
+        assert all(torch.isfinite(value) for value in output["terms"].values())
 
 
 @pytest.mark.parametrize("name", HIDDEN_FROM)
@@ -123,10 +150,11 @@ def test_scrambled_target_labels_change_no_bit(
                 patch.setattr(nnUNetDatasetBlosc2, "load_case", scrambled)
             trainer = started(make_trainer(name, configuration, **at_full_strength(name)))
             seen = []
-            for _ in range(3):
-                loaded = next(trainer.dataloader_train)
-                seen.append(loaded["data"])
-                trainer.train_step(loaded)
+            for _ in phases(trainer):
+                for _ in range(3):
+                    loaded = next(trainer.dataloader_train)
+                    seen.append(loaded["data"])
+                    trainer.train_step(loaded)
             trainer.validation_step(next(trainer.dataloader_val))
         return {
             f"{p.name}.{key}": value.detach().clone() for p in trainer.players for key, value in parameters(p).items()

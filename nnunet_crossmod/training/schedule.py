@@ -1,0 +1,41 @@
+"""Learning rates over the epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+
+__all__ = ["LatePolyLR"]
+
+
+class LatePolyLR(PolyLRScheduler):  # type: ignore[misc]
+    """nnU-Net's polynomial schedule for a player that joins later: full rate at its first epoch, and before it.
+
+    Args:
+        optimizer: whose rate it sets.
+        initial_lr: the full rate.
+        epochs: of the whole training.
+        exponent: 0 keeps the rate.
+        first_epoch: from which the rate falls.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        initial_lr: float,
+        epochs: int,
+        exponent: float = 0.9,
+        *,
+        first_epoch: int = 0,
+    ) -> None:
+        self.first_epoch = first_epoch
+        super().__init__(optimizer, initial_lr, max(1, epochs - first_epoch), exponent)
+
+    def step(self, current_step: Any = None) -> None:
+        """Set the rate of an epoch, counted from the beginning of the training."""
+        if current_step is None or current_step == -1:
+            super().step(current_step)
+        else:
+            super().step(max(0, current_step - self.first_epoch))
