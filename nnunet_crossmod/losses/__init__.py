@@ -1,5 +1,11 @@
 """Losses: pure functions of tensors, one file an idea."""
 
+from nnunet_crossmod.losses.adversarial_game import (
+    GanLoss,
+    adversarial_confusion,
+    adversarial_discrimination,
+    certainty,
+)
 from nnunet_crossmod.losses.domain_adversary import domain_accuracy, domain_confusion, domain_discrimination
 from nnunet_crossmod.losses.feature_patch_contrast import feature_patch_contrast
 from nnunet_crossmod.losses.least_squares import discriminate, fool
@@ -12,7 +18,11 @@ from nnunet_crossmod.losses.self_information import self_information
 from nnunet_crossmod.losses.structural_consistency import class_descriptors, structural_consistency
 
 __all__ = [
+    "GanLoss",
     "MarginMode",
+    "adversarial_confusion",
+    "adversarial_discrimination",
+    "certainty",
     "class_descriptors",
     "discriminate",
     "domain_accuracy",

@@ -1,30 +1,43 @@
 """Networks and their blocks: they know tensors, not configurations."""
 
+from nnunet_crossmod.nn.aligned_unet import AlignedFeatureMaps, AlignedUNet, FeatureSide
 from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext, conditional_instance_norm
 from nnunet_crossmod.nn.discriminators import DiscriminatorDesign, build_discriminator
+from nnunet_crossmod.nn.domain_discriminator import DomainImageDiscriminator
 from nnunet_crossmod.nn.generators import ImageTranslator, ResnetGenerator, as_slices, flicker, from_slices
 from nnunet_crossmod.nn.image_discriminators import ImageDiscriminator
 from nnunet_crossmod.nn.intensity_map import from_unit, to_unit
+from nnunet_crossmod.nn.local_alignment import build_feature_discriminator, local_feature_mask
 from nnunet_crossmod.nn.projection import ProjectionHead
+from nnunet_crossmod.nn.style_translator import AdaINAutoEncoder, StyleTranslator, adaptive_instance_norm
 from nnunet_crossmod.nn.unet import FeatureMaps, ModalityUNet, build_unet, read_modality
 
 __all__ = [
+    "AdaINAutoEncoder",
+    "AlignedFeatureMaps",
+    "AlignedUNet",
     "ConditionalInstanceNorm",
     "DiscriminatorDesign",
+    "DomainImageDiscriminator",
     "FeatureMaps",
+    "FeatureSide",
     "ImageDiscriminator",
     "ImageTranslator",
     "ModalityContext",
     "ModalityUNet",
     "ProjectionHead",
     "ResnetGenerator",
+    "StyleTranslator",
+    "adaptive_instance_norm",
     "as_slices",
     "build_discriminator",
+    "build_feature_discriminator",
     "build_unet",
     "conditional_instance_norm",
     "flicker",
     "from_slices",
     "from_unit",
+    "local_feature_mask",
     "read_modality",
     "to_unit",
 ]

@@ -9,15 +9,25 @@ from torch import Tensor, nn
 
 from nnunet_crossmod.nn.intensity_map import from_unit, to_unit
 
-__all__ = ["ImageTranslator", "ResnetGenerator", "as_slices", "flicker", "from_slices"]
+__all__ = [
+    "ImageTranslator",
+    "ResnetGenerator",
+    "as_slices",
+    "convolution",
+    "fitting",
+    "flicker",
+    "from_slices",
+    "initialise",
+]
 
 
-def _fitting(kernel: int, size: int) -> int:
+def fitting(kernel: int, size: int) -> int:
     """The largest odd kernel, at most ``kernel``, that reflection can pad on an axis of this size."""
     return max(1, min(kernel, 2 * size - 1))
 
 
-def _convolution(axes: int, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int] | int = 1) -> Any:
+def convolution(axes: int, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int] | int = 1) -> Any:
+    """A convolution of two or three axes that mirrors the image at its edges."""
     kind: Any = nn.Conv2d if axes == 2 else nn.Conv3d
     return kind(inputs, outputs, kernel, stride, [k // 2 for k in kernel], padding_mode="reflect")
 
@@ -31,9 +41,9 @@ class _ResidualBlock(nn.Module):
     def __init__(self, axes: int, channels: int, kernel: Sequence[int]) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _convolution(axes, channels, channels, kernel),
+            convolution(axes, channels, channels, kernel),
             _Activation(axes, channels),
-            _convolution(axes, channels, channels, kernel),
+            convolution(axes, channels, channels, kernel),
             (nn.InstanceNorm2d if axes == 2 else nn.InstanceNorm3d)(channels),
         )
 
@@ -78,17 +88,17 @@ class ResnetGenerator(nn.Module):
             raise ValueError(
                 f"expected at least 2 blocks and a size in multiples of {self.multiple}, got {blocks} and {list(size)}"
             )
-        outer = [_fitting(7, length) for length in size]
-        self.stem = nn.Sequential(_convolution(axes, channels, width, outer), _Activation(axes, width))
+        outer = [fitting(7, length) for length in size]
+        self.stem = nn.Sequential(convolution(axes, channels, width, outer), _Activation(axes, width))
         self.down, self.activations = nn.ModuleList(), nn.ModuleList()
         kernels, length = [], list(size)
         for level, stride in enumerate(strides):
-            kernels.append([_fitting(3, one) for one in length])
+            kernels.append([fitting(3, one) for one in length])
             inputs, outputs = width * 2**level, width * 2 ** (level + 1)
-            self.down.append(_convolution(axes, inputs, outputs, kernels[-1], stride))
+            self.down.append(convolution(axes, inputs, outputs, kernels[-1], stride))
             self.activations.append(_Activation(axes, outputs))
             length = [one // s for one, s in zip(length, stride, strict=True)]
-        inner = [_fitting(3, one) for one in length]
+        inner = [fitting(3, one) for one in length]
         self.blocks = nn.ModuleList([_ResidualBlock(axes, 4 * width, inner) for _ in range(blocks)])
         transposed: Any = nn.ConvTranspose2d if axes == 2 else nn.ConvTranspose3d
         up: list[nn.Module] = []
@@ -97,9 +107,9 @@ class ResnetGenerator(nn.Module):
             padding = [1 if s == 2 else k // 2 for s, k in zip(strides[level], kernel, strict=True)]
             outputs = width * 2**level
             up += [transposed(2 * outputs, outputs, kernel, strides[level], padding), _Activation(axes, outputs)]
-        self.up = nn.Sequential(*up, _convolution(axes, width, channels, outer), nn.Tanh())
+        self.up = nn.Sequential(*up, convolution(axes, width, channels, outer), nn.Tanh())
         self.feature_channels = [channels, 2 * width, 4 * width, 4 * width, 4 * width]
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
         """Translate x (n, c, *s), −1 … 1: the same shape."""
@@ -133,7 +143,8 @@ class ResnetGenerator(nn.Module):
         return features, x
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
+    """Weights of a convolution as image generators begin with: normal, deviation 0.02; apply it to a network."""
     if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:

@@ -23,9 +23,10 @@ class ImageDiscriminator(nn.Module):
         size: of the images, in voxels.
         width: channels of the first layer, doubled in every further one.
         layers: convolutions after the first; all but the last of them halve. The paper's 70 x 70 patches have 3.
+        outputs: decisions on every patch.
     """
 
-    def __init__(self, channels: int, size: Sequence[int], width: int = 64, layers: int = 3) -> None:
+    def __init__(self, channels: int, size: Sequence[int], width: int = 64, layers: int = 3, outputs: int = 1) -> None:
         super().__init__()
         # imported here: MONAI's networks take seconds, and inference needs none of them
         from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
@@ -33,18 +34,24 @@ class ImageDiscriminator(nn.Module):
         # MONAI's layers halve `layers` times, then both last ones take a voxel each: one must be left
         if min(size) >= 3 * 2**layers:
             self.layers: nn.Module = PatchDiscriminator(
-                len(size), width, channels, num_layers_d=layers, activation=_ACTIVATION, norm="INSTANCE"
+                len(size),
+                width,
+                channels,
+                out_channels=outputs,
+                num_layers_d=layers,
+                activation=_ACTIVATION,
+                norm="INSTANCE",
             )
         else:
-            self.layers = _anisotropic(channels, size, width, layers)
+            self.layers = _anisotropic(channels, size, width, layers, outputs)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The decision on every patch (n, 1, *s), without a sigmoid, of an image (n, channels, *s)."""
+        """The decision on every patch (n, outputs, *s), without a sigmoid, of an image (n, channels, *s)."""
         decision: Tensor | list[Tensor] = self.layers(image)
         return decision if isinstance(decision, Tensor) else decision[-1]
 
 
-def _anisotropic(channels: int, size: Sequence[int], width: int, layers: int) -> nn.Module:
+def _anisotropic(channels: int, size: Sequence[int], width: int, layers: int, decisions: int) -> nn.Module:
     from monai.networks.blocks.convolutions import Convolution
     from monai.networks.utils import normal_init
 
@@ -53,7 +60,7 @@ def _anisotropic(channels: int, size: Sequence[int], width: int, layers: int) ->
     for layer in range(layers + 2):
         first, last = layer == 0, layer == layers + 1
         halved = [one >= 8 and layer < layers for one in length]
-        outputs = 1 if last else width * 2**layer
+        outputs = decisions if last else width * 2**layer
         options: dict[str, Any] = {"conv_only": True} if last else {"act": _ACTIVATION}
         built.append(
             Convolution(

@@ -92,6 +92,16 @@ class ModalityUNet(nn.Module):
         Raises:
             CrossmodError: a modality channel that is missing or not valid.
         """
+        x, modality = self.read_input(x, modality)
+        self.context.modality = modality
+        skips = self.encoder(x)
+        if features:
+            return self._decode_with_features(skips)
+        logits: Tensor | list[Tensor] = self.decoder(skips)
+        return logits
+
+    def read_input(self, x: Tensor, modality: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Images and modality of what :meth:`forward` is given."""
         if modality is None:
             if x.shape[1] != self.image_channels + 1:
                 raise CrossmodError(
@@ -100,12 +110,7 @@ class ModalityUNet(nn.Module):
                 )
             modality = read_modality(x[:, -1], self.modalities)
             x = x[:, :-1]
-        self.context.modality = modality
-        skips = self.encoder(x)
-        if features:
-            return self._decode_with_features(skips)
-        logits: Tensor | list[Tensor] = self.decoder(skips)
-        return logits
+        return x, modality
 
     def encode(self, image: Tensor, modality: Tensor) -> list[Tensor]:
         """The encoder's features (n, c_i, *s_i) of images (n, c, *s) of the given modalities (n,), bottleneck last."""

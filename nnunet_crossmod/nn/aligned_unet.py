@@ -1,0 +1,101 @@
+"""A U-Net that holds a domain discriminator of its own features and masks the target's features by it (GLUA)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_crossmod.nn.local_alignment import local_feature_mask
+from nnunet_crossmod.nn.unet import ModalityUNet
+
+__all__ = ["AlignedFeatureMaps", "AlignedUNet", "FeatureSide"]
+
+FeatureSide = Literal["encoder", "decoder"]
+
+
+class AlignedFeatureMaps(NamedTuple):
+    """As :class:`FeatureMaps`, with the tapped features f (n, c, *f) as they were before the mask and the
+    discriminator's logits on them (n, 1, *f)."""
+
+    logits: list[Tensor]
+    encoder: list[Tensor]
+    decoder: list[Tensor]
+    tapped: Tensor
+    decisions: Tensor
+
+
+class AlignedUNet(ModalityUNet):
+    """:class:`ModalityUNet` whose features at one stage pass :func:`local_feature_mask`, for target modalities alone.
+
+    Everything after the tapped stage sees the masked features. The discriminator is part of the network, since
+    inference needs it, but frozen: gradients run through it to the features and never into its weights, until a player
+    of its own thaws it for its own step.
+
+    Args:
+        unet: the network to extend; its encoder and decoder are taken over.
+        discriminator: features (n, c, *f) → logits (n, 1, *f).
+        targets: names of the target modalities.
+        side: whether the tapped stage is one of the encoder or of the decoder.
+        stage: its index, 0 at full resolution.
+        detached: take the mask as a constant instead of as a function of the features.
+    """
+
+    is_target: Tensor
+
+    def __init__(
+        self,
+        unet: ModalityUNet,
+        discriminator: nn.Module,
+        targets: Sequence[str],
+        side: FeatureSide,
+        stage: int,
+        detached: bool = False,
+    ) -> None:
+        super().__init__(unet, unet.image_channels, unet.modalities, unet.context)
+        self.local_discriminator = discriminator.requires_grad_(False)
+        self.tap = (side, stage)
+        self.detached = detached
+        is_target = torch.tensor([name in targets for name in self.modalities])
+        self.register_buffer("is_target", is_target, persistent=False)
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, modality: Tensor | None = None, features: bool = False
+    ) -> Tensor | list[Tensor] | AlignedFeatureMaps:
+        """Segment; arguments and errors as :class:`ModalityUNet`'s, ``features=True`` gives
+        :class:`AlignedFeatureMaps`."""
+        image, modality = self.read_input(x, modality)
+        self.context.modality = modality
+        encoder: Any = self.encoder
+        decoder: Any = self.decoder
+        tapped = decisions = image
+        stem = getattr(encoder, "stem", None)
+        x = image if stem is None else stem(image)
+        skips: list[Tensor] = []
+        for index, stage in enumerate(encoder.stages):
+            x = stage(x)
+            if self.tap == ("encoder", index):
+                tapped = x
+                x, decisions = self.masked(x, modality)
+            skips.append(x)
+        maps: list[Tensor] = []
+        for index in range(len(decoder.stages)):
+            x = decoder.stages[index](torch.cat((decoder.transpconvs[index](x), skips[-index - 2]), 1))
+            if self.tap == ("decoder", len(decoder.stages) - 1 - index):
+                tapped = x
+                x, decisions = self.masked(x, modality)
+            maps.append(x)
+        levels = len(maps) if decoder.deep_supervision else 1
+        logits = [decoder.seg_layers[-1 - i](maps[-1 - i]) for i in range(levels)]
+        if features:
+            return AlignedFeatureMaps(logits, skips, maps[::-1], tapped, decisions)
+        return logits if decoder.deep_supervision else logits[0]
+
+    def masked(self, features: Tensor, modality: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (n, c, *f), those of target modalities masked, and the discriminator's logits (n, 1, *f)."""
+        decisions: Tensor = self.local_discriminator(features)
+        raised = local_feature_mask(features, decisions.detach() if self.detached else decisions)
+        chosen = self.is_target[modality].view(-1, *[1] * (features.ndim - 1))
+        return torch.where(chosen, raised, features), decisions
