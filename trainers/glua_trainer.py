@@ -116,7 +116,8 @@ class GLUATrainer(CrossModalTrainer):
         for name in ("style_width", "style_blocks", "image_discriminator_width"):
             self.check_option(name, getattr(self, name) > 0, "at least 1")
         self.check_option("local_discriminator_width", self.local_discriminator_width >= 8, "at least 8")
-        self.check_option("global_discriminator_width", (self.global_discriminator_width or 1) > 0, "at least 1")
+        width = self.global_discriminator_width
+        self.check_option("global_discriminator_width", width is None or width > 0, "at least 1, or null")
         for name in ("style_lr", "discriminator_lr"):
             self.check_option(name, getattr(self, name) > 0, "above 0")
         for name in ("reconstruction", "cycle", "content", "gan", "local", "global"):
@@ -212,8 +213,9 @@ class GLUATrainer(CrossModalTrainer):
             "weight_decay": self.style_weight_decay,
             "constant": True,
         }
+        translator = nn.ModuleDict({"translator": self.translator})
         return [
-            self.opponent("translator", self.translator, self.translator_objective, **adam),
+            self.opponent("translator", translator, self.translator_objective, **adam),
             self.opponent("image_discriminator", self.image_discriminator, self.image_discriminator_objective, **adam),
             *players,
         ]

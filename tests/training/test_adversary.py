@@ -178,3 +178,87 @@ def test_pictures_are_drawn_every_so_often_and_after_the_last_epoch(
     pictures = [Path(trainer.output_folder) / f"images_{epoch}.txt" for epoch in range(2)]
     assert [epoch for epoch, picture in enumerate(pictures) if picture.exists()] == drawn
     assert pictures[1].read_text() == "4"
+
+
+class OwnedPartTrainer(AdversarialTrainer):
+    """The critic is a frozen part of the network, which inference needs."""
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        network = super().build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        network.critic = nn.Linear(3, 1).requires_grad_(False)
+        return network
+
+    def build_players(self, segmenter: Player) -> list[Player]:
+        self.critic = self.bare_network.critic
+        return [segmenter, self.opponent("critic", self.critic, self.critic_objective, lr=1e-2)]
+
+
+def test_a_frozen_part_of_the_network_is_its_own_players_alone(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer(OwnedPartTrainer, weight_decay=0.1))
+    segmenter, critic = trainer.players
+    part = list(trainer.bare_network.critic.parameters())
+    assert {id(p) for p in critic.parameters()} == {id(p) for p in part}
+    assert not {id(p) for p in segmenter.parameters()} & {id(p) for p in part}
+    moved = []
+    for playing in ([segmenter], [critic]):
+        trainer.playing = lambda playing=playing: playing
+        before = [p.detach().clone() for p in part]
+        trainer.train_step(next(trainer.dataloader_train))
+        moved.append([not torch.equal(a, b) for a, b in zip(before, part, strict=True)])
+        assert not any(p.requires_grad for p in part)
+    assert moved == [[False, False], [True, True]]
+
+
+def test_a_part_with_a_player_of_its_own_is_continued(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = started(make_trainer(OwnedPartTrainer))
+    trainer.train_step(next(trainer.dataloader_train))
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    restored = make_trainer(OwnedPartTrainer)
+    restored.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    for mine, theirs in zip(trainer.bare_network.parameters(), restored.bare_network.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        assert mine.requires_grad == theirs.requires_grad
+
+
+def test_modules_of_resting_players_are_in_evaluation_mode(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer(PhasedTrainer))
+    assert trainer.critic.training
+    assert not trainer.heads.training
+    trainer.current_epoch = 1
+    trainer.on_train_epoch_start()
+    assert trainer.critic.training
+    assert trainer.heads.training
+
+
+class LateTrainer(AdversarialTrainer):
+    """The segmenter joins in the third of five epochs."""
+
+    def first_segmenter_epoch(self) -> int:
+        return 2
+
+
+def test_a_late_segmenter_begins_at_its_full_rate(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(LateTrainer, num_epochs=5)
+    trainer.initialize()
+    rates = []
+    for epoch in range(5):
+        trainer.lr_scheduler.step(epoch)
+        rates.append(trainer.optimizer.param_groups[0]["lr"] / trainer.initial_lr)
+    assert rates == pytest.approx([1, 1, 1, (2 / 3) ** 0.9, (1 / 3) ** 0.9])
+
+
+def test_the_plans_record_which_modalities_are_targets(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(AdversarialTrainer)
+    assert trainer.plans_manager.plans["crossmod"]["target_modalities"] == ["lge"]
+    again = make_trainer(AdversarialTrainer, target_modalities=["lge"])
+    assert again.plans_manager.plans["crossmod"]["target_modalities"] == ["lge"]
