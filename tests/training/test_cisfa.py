@@ -302,7 +302,7 @@ def test_without_any_foreground_nothing_is_nan(make: MakeTrainer) -> None:
 def test_foreground_variance_is_that_of_the_labelled_voxels() -> None:
     images, foreground = torch.randn(3, 2, 4, 5), torch.rand(3, 4, 5) > 0.5
     chosen = torch.cat([images[:, c][foreground] for c in range(2)])
-    torch.testing.assert_close(foreground_variance(images, foreground).float(), chosen.var(unbiased=False))
+    torch.testing.assert_close(foreground_variance(images, foreground), chosen.var(unbiased=False))
     assert foreground_variance(images, torch.zeros(3, 4, 5).bool()) == 0
 
 
@@ -431,7 +431,9 @@ def test_a_wrong_call_ends_in_one_line(
 def test_the_cpu_preset_knows_the_trainer(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["configure", "-d", "901", "--preset", "cpu", "-tr", "CISFATrainer", "--set", "generator_blocks=3"]
     assert main([*words, "--name", "nnUNetPlans_cisfa", "--overwrite"]) == 0
-    settings = json.loads((dataset / "nnUNetPlans_cisfa.json").read_text())["crossmod"]
+    file = dataset / "nnUNetPlans_cisfa.json"
+    settings = json.loads(file.read_text())["crossmod"]
+    file.unlink()
     assert settings["generator_width"] == 16
     assert settings["generator_blocks"] == 3
     assert settings["num_epochs"] == 20
