@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_convert(commands, sys.argv[1:] if arguments is None else arguments)
     _add_configure(commands)
     _add_modality_channel(commands)
+    _add_translate(commands, sys.argv[1:] if arguments is None else arguments)
     _add_evaluate(commands)
     _add_demo(commands)
     parsed = parser.parse_args(arguments)
@@ -103,6 +104,7 @@ def _add_configure(commands: Commands) -> None:
             raise CrossmodError(f"{original} does not exist; plans of this data set: {found or 'none, plan it first'}")
         settings = dict(map(read_setting, args.set))
         if args.trainer is not None:
+            settings = {**_preset_of(args.trainer, args.preset), **settings}
             _check_settings(args.trainer, settings)
         plans = configure(
             json.loads(original.read_text()),
@@ -133,7 +135,10 @@ def _add_configure(commands: Commands) -> None:
     )
     parser.add_argument("--preset", choices=["cpu"], help="cpu: network, batch and schedule for two cores and minutes")
     parser.add_argument(
-        "-tr", dest="trainer", metavar="TRAINER", help="check the hyper-parameters against this trainer"
+        "-tr",
+        dest="trainer",
+        metavar="TRAINER",
+        help="check the hyper-parameters against this trainer, and add what it has for the preset",
     )
     parser.add_argument("-b", dest="batch_size", type=int, metavar="N", help="batch size")
     parser.add_argument("--patch-size", type=int, nargs="+", metavar="N", help="patch size in voxels")
@@ -142,6 +147,12 @@ def _add_configure(commands: Commands) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace plans of that name")
     parser.set_defaults(run=run)
+
+
+def _preset_of(trainer: str, preset: str | None) -> dict[str, object]:
+    from nnunet_crossmod.paths import load_trainer
+
+    return {} if preset is None else dict(load_trainer(trainer).presets.get(preset, {}))
 
 
 def _check_settings(trainer: str, settings: dict[str, object]) -> None:
@@ -158,6 +169,22 @@ def _add_modality_channel(commands: Commands) -> None:
     parser = _command(commands, "modality-channel", "give new scans the modality channel that the networks read")
     add_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def _add_translate(commands: Commands, arguments: Sequence[str]) -> None:
+    description = (
+        "Translate source scans into the target modality with the generator of a trained model. Each is written with\n"
+        "its own geometry, in the z-scores that nnU-Net gives to the modality it was translated into.\n\n"
+        "  crossmod translate -d 511 -c 2d -tr CISFATrainer -i source_scans -o translated"
+    )
+    parser = _command(
+        commands, "translate", "source scans in the style of the target, by a trained generator", description
+    )
+    if "translate" in arguments:  # only then: its imports take seconds
+        from nnunet_crossmod.inference.translation import add_arguments, run
+
+        add_arguments(parser)
+        parser.set_defaults(run=run)
 
 
 def _add_evaluate(commands: Commands) -> None:

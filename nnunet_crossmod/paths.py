@@ -32,7 +32,7 @@ def trainer_names() -> list[str]:
 
 
 def dataset_folder(variable: str, dataset: int | str) -> Path:
-    """The data set's folder below ``$nnUNet_raw`` or ``$nnUNet_preprocessed``.
+    """The data set's folder below ``$nnUNet_raw``, ``$nnUNet_preprocessed`` or ``$nnUNet_results``.
 
     Args:
         variable: the name of the variable.
@@ -46,7 +46,9 @@ def dataset_folder(variable: str, dataset: int | str) -> Path:
         raise CrossmodError(f"{variable} is not set: export {variable}=/a/folder")
     found = sorted(path for path in Path(base).glob(_pattern(dataset)) if path.is_dir())
     if not found:
-        remedy = '"crossmod convert"' if variable == "nnUNet_raw" else f"nnUNetv2_plan_and_preprocess -d {dataset}"
+        remedy = {"nnUNet_raw": '"crossmod convert"', "nnUNet_results": "nnUNetv2_train"}.get(
+            variable, f"nnUNetv2_plan_and_preprocess -d {dataset}"
+        )
         raise CrossmodError(f"{base} has no data set {dataset}: make it with {remedy}")
     if len(found) > 1:
         raise CrossmodError(f"{base} has several data sets {dataset}: give the full name of one, as {found[0].name}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["collapse_warnings", "foreground_variance"]
-
 import torch
 from torch import Tensor
+
+__all__ = ["collapse_warnings", "foreground_variance"]
 
 LEAST_VARIANCE_SHARE = 0.02
 LEAST_TELLING_LOSS = 0.005
@@ -23,10 +23,11 @@ def foreground_variance(images: Tensor, foreground: Tensor) -> Tensor:
     Returns:
         scalar; 0 where there is no foreground.
     """
-    chosen = foreground[:, None].expand_as(images).double()
+    images = images.float()
+    chosen = foreground[:, None].expand_as(images).float()
     count = chosen.sum().clamp(min=1)
-    mean = (images.double() * chosen).sum() / count
-    return ((images.double() - mean).square() * chosen).sum() / count
+    mean = (images * chosen).sum() / count
+    return ((images - mean).square() * chosen).sum() / count
 
 
 def collapse_warnings(source_variance: float, translated_variance: float, fooling: float, telling: float) -> list[str]:

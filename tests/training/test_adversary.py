@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,6 +165,55 @@ def test_only_those_who_play_step_and_the_phase_is_logged(
     trainer.on_train_epoch_end([output])
     rows = [json.loads(line) for line in (Path(trainer.output_folder) / "losses.jsonl").read_text().splitlines()]
     assert [row["phase"] for row in rows] == ["critic alone", "both"]
+
+
+class RegeneratingTrainer(AdversarialTrainer):
+    """Shows the critic what the network makes after its step, and looks at its epochs."""
+
+    def regenerate(self, player: Player, batch: CrossModalBatch, outputs: Outputs) -> Outputs:
+        assert not torch.is_grad_enabled()
+        return self.forward(batch) if player.name == "segmenter" else outputs
+
+    def critic_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
+        with torch.no_grad():
+            assert torch.equal(outputs.logits[0], self.forward(batch).logits[0])
+        return super().critic_objective(batch, outputs)
+
+    def validation_images(self, batch: CrossModalBatch) -> Tensor:
+        self.shown = batch.images.clone()
+        self.shown[:, -1] = 2
+        return self.shown
+
+    def review(self, means: Mapping[str, float]) -> None:
+        self.print_to_log_file(f"reviewed {sorted(means)}")
+
+
+def test_later_players_see_what_was_regenerated_and_epochs_are_reviewed(
+    make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = started(make_trainer(RegeneratingTrainer))
+    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+    assert "reviewed ['critic/bce', 'segmenter/fool', 'segmenter/sup']" in capsys.readouterr().out
+    network = trainer.network.forward
+    given = []
+    trainer.network.forward = lambda x: given.append(x) or network(x)
+    trainer.validation_step(next(trainer.dataloader_val))
+    assert given[0] is trainer.shown
+
+
+@pytest.mark.parametrize(("schedule", "rates"), [("constant", [1e-3, 1e-3]), ("polynomial", [1e-3, 5.3589e-4])])
+def test_the_segmenters_rate_follows_its_schedule_and_adam_its_betas(
+    schedule: str, rates: list[float], make_trainer: MakeTrainer
+) -> None:
+    settings = {"optimizer_name": "adam", "initial_lr": 1e-3, "adam_betas": [0.5, 0.9], "lr_schedule": schedule}
+    trainer = started(make_trainer(AdversarialTrainer, **settings))
+    assert trainer.optimizer.param_groups[0]["betas"] == (0.5, 0.9)
+    found = []
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        found.append(trainer.optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx(rates, rel=1e-3)
 
 
 @pytest.mark.parametrize(("every", "drawn"), [(1, [0, 1]), (10, [1])])

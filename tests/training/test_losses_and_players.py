@@ -67,6 +67,18 @@ def test_parameters_frozen_by_the_method_stay_frozen() -> None:
     assert other.weight.requires_grad
 
 
+def test_what_two_players_share_is_trainable_for_both() -> None:
+    shared, rest = nn.Linear(2, 2), nn.Linear(2, 2)
+    players = [player("all", nn.Sequential(shared, rest)), player("part", shared)]
+    with only_trainable(players[0], players):
+        assert shared.weight.requires_grad
+        assert rest.weight.requires_grad
+    with only_trainable(players[1], players):
+        assert shared.weight.requires_grad
+        assert not rest.weight.requires_grad
+    assert all(p.requires_grad for one in players for p in one.parameters())
+
+
 def test_gradients_are_clipped_as_in_nnunet() -> None:
     one = nn.Linear(1, 1, bias=False)
     start = one.weight.item()

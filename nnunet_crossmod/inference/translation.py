@@ -1,0 +1,280 @@
+"""``crossmod translate``: new source scans in the style of the target, by the generator of a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from nnunet_crossmod.data.atomic_folder import atomic_folder
+from nnunet_crossmod.data.block import CrossmodBlock
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.inference.modality_channel import add_modality_channel
+from nnunet_crossmod.nn.generators import flicker
+from nnunet_crossmod.paths import dataset_folder, load_trainer
+
+__all__ = ["Translation", "add_arguments", "load_translation", "run", "translate_folder"]
+
+PREFIX = "translator."
+"""Of the weights in a checkpoint: a trainer that translates has a player whose module holds a ``translator``."""
+
+
+@dataclass
+class Translation:
+    """A trained generator with all that is needed to use it on files.
+
+    ``network(images, modality)`` takes z-scored images (n, c, *s) and the index (n,) of the modality they are wanted
+    in, and returns z-scores.
+    """
+
+    network: nn.Module
+    plans: Any
+    configuration: Any
+    dataset_json: dict[str, Any]
+    block: CrossmodBlock
+    device: torch.device
+
+    @property
+    def channels(self) -> int:
+        """Image channels, without the modality channel."""
+        return len(self.dataset_json["channel_names"]) - 1
+
+    @torch.inference_mode()
+    def translate(self, images: NDArray[np.float32], modality: int, step_size: float = 0.5) -> NDArray[np.float32]:
+        """Translate one preprocessed scan, window by window, blended as nnU-Net blends.
+
+        Args:
+            images: (c, z, y, x), z-scores.
+            modality: index of the modality it is wanted in.
+            step_size: distance of neighbouring windows, as a share of their size.
+
+        Returns:
+            (c, z, y, x), z-scores.
+        """
+        from monai.inferers.utils import sliding_window_inference
+
+        patch = list(self.configuration.patch_size)
+        flat = len(patch) == 2
+
+        def network(windows: Tensor) -> Tensor:
+            wanted = torch.full((len(windows),), modality, device=windows.device)
+            made: Tensor = self.network(windows, wanted)
+            return made
+
+        volume = torch.from_numpy(images).to(self.device)
+        # a 2D generator takes the slices of a volume for a batch
+        batches = torch.split(volume.movedim(1, 0), 8) if flat else (volume[None],)
+        made = [
+            cast(Tensor, sliding_window_inference(batch, patch, 4, network, 1 - step_size, "gaussian"))
+            for batch in batches
+        ]
+        translated = torch.cat(made).movedim(0, 1) if flat else made[0][0]
+        result: NDArray[np.float32] = translated.float().cpu().numpy()
+        return result
+
+
+def load_translation(
+    dataset: str, configuration: str, trainer: str, plans: str, fold: str, checkpoint: str, device: torch.device
+) -> Translation:
+    """The generator of a trained model.
+
+    Args:
+        dataset: id or name of the data set.
+        configuration: as trained, ``2d`` or ``3d_fullres``.
+        trainer: name of the trainer.
+        plans: name of the plans.
+        fold: number of the fold, or ``all``.
+        checkpoint: file name in the fold's folder.
+        device: where to run.
+
+    Raises:
+        CrossmodError: a trainer that does not translate, or no such model.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    kind = load_trainer(trainer)
+    if not hasattr(kind, "build_translator"):
+        raise CrossmodError(f"{trainer} has no generator that could translate: use a trainer that has, as CISFATrainer")
+    folder = dataset_folder("nnUNet_results", dataset) / f"{trainer}__{plans}__{configuration}"
+    file = folder / f"fold_{fold}" / checkpoint
+    for needed in (folder / "plans.json", folder / "dataset.json", file):
+        if not needed.is_file():
+            raise CrossmodError(
+                f"{needed} does not exist: train it with nnUNetv2_train, or check -d, -c, -tr, -p, -f and -chk"
+            )
+    manager = PlansManager(str(folder / "plans.json"))
+    planned = manager.get_configuration(configuration)
+    dataset_json = json.loads((folder / "dataset.json").read_text())
+    block = CrossmodBlock.from_dataset_json(dataset_json, str(folder / "dataset.json"))
+    network: nn.Module = kind.build_translator(manager, planned, len(dataset_json["channel_names"]) - 1)
+    saved = torch.load(file, map_location="cpu", weights_only=False).get("crossmod", {}).get("players", {})
+    weights = {
+        name.removeprefix(PREFIX): value
+        for player in saved.values()
+        for module in player["modules"]
+        for name, value in module.items()
+        if name.startswith(PREFIX)
+    }
+    if not weights:
+        raise CrossmodError(f"{file} holds no generator: give the checkpoint of a model that {trainer} trained")
+    network.load_state_dict(weights)
+    return Translation(network.to(device).eval(), manager, planned, dataset_json, block, device)
+
+
+def translate_folder(
+    translation: Translation,
+    scans: Path,
+    output: Path,
+    modality: str | None = None,
+    wanted: str | None = None,
+    *,
+    step_size: float = 0.5,
+    overwrite: bool = False,
+) -> dict[str, float]:
+    """Translate all scans of a folder; the output folder appears complete or not at all.
+
+    A scan is preprocessed as nnU-Net does, translated, brought back to its own grid and written with its own geometry,
+    in the z-scores that nnU-Net gives to the modality wanted, 0 around the bounding box of the scan. Files are named
+    ``case_0000<ending>``, ready for ``crossmod modality-channel``.
+
+    Args:
+        translation: the generator.
+        scans: folder of source scans, named as for ``crossmod modality-channel``; a modality channel is passed over.
+        output: folder to write.
+        modality: of the scans; may be left out where the data set has one source modality.
+        wanted: modality to translate into; may be left out where it has one target modality.
+        step_size: distance of neighbouring windows, as a share of their size.
+        overwrite: replace an output folder that holds an earlier call's scans.
+
+    Returns:
+        case → how much its slices flicker against those of the source (1: as much); NaN for a single slice.
+
+    Raises:
+        CrossmodError: an ambiguous or unknown modality, unusable scans, or an output folder in use.
+    """
+    block, ending = translation.block, str(translation.dataset_json["file_ending"])
+    modality = _only(modality, block.source, "source", "-m")
+    index = block.modalities.index(_only(wanted, block.target, "target", "--to"))
+    present = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
+    if present and not overwrite:
+        raise CrossmodError(f"output folder {output} already holds {present[0]}: name another one, or add --overwrite")
+    if foreign := [name for name in present if not name.endswith(ending)]:
+        raise CrossmodError(f"output folder {output} holds {foreign[0]}, which is no scan: name another folder")
+    if output.resolve() in (scans.resolve(), *scans.resolve().parents):
+        raise CrossmodError(f"output folder {output} is or holds the input folder: name another one")
+    flickering = {}
+    preprocessor = translation.configuration.preprocessor_class(verbose=False)
+    with (
+        _with_modality_channel(scans, modality, translation) as (folder, cases),
+        atomic_folder(output.resolve(), replacing=[output.resolve()] if output.is_dir() else []) as complete,
+    ):
+        for case in tqdm(cases, desc="Translate", unit="case", disable=None):
+            files = [str(folder / f"{case}_{channel:04d}{ending}") for channel in range(translation.channels + 1)]
+            data, _, properties = preprocessor.run_case(
+                files, None, translation.plans, translation.configuration, translation.dataset_json
+            )
+            images = np.ascontiguousarray(data[:-1], dtype=np.float32)
+            translated = translation.translate(images, index, step_size)
+            flickering[case] = _flicker(translated) / max(_flicker(images), 1e-6)
+            for channel, volume in enumerate(_on_own_grid(translated, properties, translation)):
+                image = sitk.GetImageFromArray(volume)
+                image.CopyInformation(sitk.ReadImage(files[channel]))
+                sitk.WriteImage(image, str(complete / f"{case}_{channel:04d}{ending}"), useCompression=True)
+    return flickering
+
+
+def _only(given: str | None, known: tuple[str, ...], what: str, flag: str) -> str:
+    if given is None and len(known) == 1:
+        return known[0]
+    if given not in known:
+        told = f"{given!r} is no {what} modality" if given else f"there are several {what} modalities"
+        raise CrossmodError(f"{told}: give {flag} one of {', '.join(known)}")
+    return given
+
+
+@contextmanager
+def _with_modality_channel(scans: Path, modality: str, translation: Translation) -> Iterator[tuple[Path, list[str]]]:
+    """The scans as nnU-Net's preprocessing wants them, in a folder that goes away, and their cases."""
+    if not scans.is_dir():
+        raise CrossmodError(f"input folder {scans} does not exist: check the path")
+    ending, last = translation.dataset_json["file_ending"], f"_{translation.channels:04d}"
+    with tempfile.TemporaryDirectory(prefix="crossmod_translate_") as temporary:
+        base = Path(temporary)
+        (base / "scans").mkdir()
+        for file in scans.iterdir():
+            if file.is_file() and not file.name.endswith(f"{last}{ending}"):
+                (base / "scans" / file.name).symlink_to(file.resolve())
+        (base / "dataset.json").write_text(json.dumps(translation.dataset_json))
+        cases = add_modality_channel(base / "scans", base / "input", modality, base / "dataset.json")
+        yield base / "input", cases
+
+
+def _on_own_grid(
+    translated: NDArray[np.float32], properties: dict[str, Any], translation: Translation
+) -> NDArray[np.float32]:
+    """Undo nnU-Net's resampling, cropping and transposition: (c, z, y, x) on the scan's own grid."""
+    plans, configuration = translation.plans, translation.configuration
+    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    current = list(configuration.spacing)
+    cropped_shape = properties["shape_after_cropping_and_before_resampling"]
+    if len(current) < len(cropped_shape):
+        current = [spacing[0], *current]
+    resampled = np.asarray(configuration.resampling_fn_data(translated, cropped_shape, current, spacing))
+    whole = np.zeros((len(resampled), *properties["shape_before_cropping"]), dtype=np.float32)
+    box = tuple(slice(low, high) for low, high in properties["bbox_used_for_cropping"])
+    inside = (slice(None), *box)
+    whole[inside] = resampled
+    on_grid: NDArray[np.float32] = whole.transpose([0, *[axis + 1 for axis in plans.transpose_backward]])
+    return on_grid
+
+
+def _flicker(images: NDArray[np.float32]) -> float:
+    return float(flicker(torch.from_numpy(images)[None])) if images.shape[1] > 1 else float("nan")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line of ``crossmod translate``: letters and defaults as of ``nnUNetv2_predict``."""
+    parser.add_argument("-i", dest="input", type=Path, required=True, metavar="FOLDER", help="source scans")
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="for the translations")
+    parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="id or name of the data set")
+    parser.add_argument("-c", dest="configuration", required=True, metavar="CONFIGURATION", help="as trained")
+    parser.add_argument("-tr", dest="trainer", required=True, metavar="TRAINER", help="trainer that has a generator")
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="default nnUNetPlans")
+    parser.add_argument("-f", dest="fold", default="0", metavar="FOLD", help="one fold, or all; default 0")
+    parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint")
+    parser.add_argument("-m", dest="modality", metavar="MODALITY", help="modality of the scans, if there are several")
+    parser.add_argument("--to", dest="wanted", metavar="MODALITY", help="modality to make, if there are several")
+    parser.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window; default 0.5")
+    parser.add_argument("-device", default="cuda", choices=["cuda", "cpu", "mps"], help="default cuda")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder of an earlier call")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out ``crossmod translate``."""
+    if not 0 < args.step_size <= 1:
+        raise CrossmodError(f"-step_size {args.step_size} must lie above 0 and be at most 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise CrossmodError("there is no CUDA device: add -device cpu")
+    translation = load_translation(
+        args.dataset, args.configuration, args.trainer, args.plans, args.fold, args.checkpoint,
+        torch.device(args.device),
+    )  # fmt: skip
+    flickering = translate_folder(
+        translation, args.input, args.output, args.modality, args.wanted, step_size=args.step_size,
+        overwrite=args.overwrite,
+    )  # fmt: skip
+    told = [value for value in flickering.values() if np.isfinite(value)]
+    between = f"; slices differ from their neighbours {np.mean(told):.2f} times as much as the source's" if told else ""
+    print(f"{args.output}: scans translated: {len(flickering)}{between}")
