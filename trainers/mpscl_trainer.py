@@ -54,9 +54,8 @@ class AdvEntTrainer(CrossModalTrainer):
     def check_options(self, planned: dict[str, Any]) -> None:
         for weight in ("fool_main_weight", "fool_aux_weight"):
             self.check_option(weight, getattr(self, weight) >= 0, "0 or more")
-        self.check_option(
-            "discriminator_width", self.discriminator_width is None or self.discriminator_width > 0, "at least 1"
-        )
+        width = self.discriminator_width
+        self.check_option("discriminator_width", width is None or width > 0, "at least 1")
         self.check_option("discriminator_lr", self.discriminator_lr > 0, "above 0")
 
     def build_players(self, segmenter: Player) -> list[Player]:

@@ -55,10 +55,11 @@ def example(size: tuple[int, ...], classes: int = 4, width: int = 5) -> tuple[Te
     prototypes = torch.randn(classes, width, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, classes, (2, *size), generator=generator)
     valid = torch.rand(2, *size, generator=generator) > 0.4
-    # beyond θ = π − m the formula changes: some pixels must lie there
-    features[0, :, 0, 0] = -prototypes[int(labels[0, 0, 0] if len(size) == 2 else labels[0, 0, 0, 0])].view(
-        -1, *[1] * (len(size) - 2)
-    )
+    # the formula changes beyond θ = π − m, and its root is held up at θ = 0: some pixels must lie there
+    corner = (slice(None), *[0] * len(size))
+    features[0][corner] = -prototypes[int(labels[0].flatten()[0])]
+    features[1][corner] = prototypes[int(labels[1].flatten()[0])]
+    valid.flatten(1)[:, 0] = True
     return features, prototypes, labels, valid
 
 

@@ -317,6 +317,17 @@ def test_options_that_make_no_sense_are_refused(name: str, value: Any, make_trai
         make_trainer("MPSCLTrainer", **{name: value})
 
 
+def test_the_authors_segmentation_loss_is_an_option(make_trainer: MakeTrainer) -> None:
+    batch = next(started(make_trainer("AdvEntTrainer")).dataloader_train)
+    values = []
+    for kind in ("dice_ce", "dice_weighted_ce"):
+        trainer = make_trainer("AdvEntTrainer", segmentation_loss=kind)
+        started(trainer)
+        values.append(trainer.train_step(batch)["terms"]["segmenter/sup"])
+    assert torch.isfinite(torch.stack(values)).all()
+    assert values[0] != values[1]
+
+
 def test_a_fold_without_annotated_source_is_refused(make_trainer: MakeTrainer) -> None:
     def target_alone(dataset_json: dict[str, Any]) -> None:
         for case in dataset_json["crossmod"]["cases"].values():
