@@ -77,6 +77,15 @@ def test_order_of_pixels_does_not_matter_and_half_precision_is_close() -> None:
     assert banks[2].centers.dtype == torch.float32
 
 
+def test_features_that_overflowed_change_no_prototype() -> None:
+    bank = PrototypeBank(2, 3)
+    bank.centers.copy_(torch.ones(2, 3))
+    features = torch.randn(1, 3, 2)
+    features[0, 1, 0] = torch.inf
+    bank.update(features, torch.tensor([[0, 1]]))
+    assert torch.equal(bank.centers, torch.ones(2, 3))
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="labels"):
         class_sums(torch.randn(2, 3, 4, 4), torch.zeros(2, 4).long(), 3)
