@@ -62,6 +62,8 @@ class PrototypeBank(nn.Module):
     def update(self, features: Tensor, labels: Tensor) -> None:
         """c ← α · c + (1 − α) · batch mean for every class in the batch; the others stay as they are.
 
+        So do all where features are not finite.
+
         Args:
             features: (n, d, *f); no gradient is kept.
             labels: (n, *s), integer, as for :func:`class_sums`.
@@ -83,4 +85,6 @@ class PrototypeBank(nn.Module):
 
 
 def _means(sums: Tensor, counts: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    return counts[:, None] > 0, (sums / counts[:, None].clamp(min=1)).to(like)
+    means = (sums / counts[:, None].clamp(min=1)).to(like)
+    # a step that overflows in mixed precision is skipped; a prototype that took part in it would stay NaN for ever
+    return (counts[:, None] > 0) & means.isfinite().all(1, keepdim=True), means

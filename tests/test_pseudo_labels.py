@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_crossmod.pseudo_labels import dense_organ_patches, labels_at, organ_patches
+from nnunet_crossmod.pseudo_labels import class_shares, dense_organ_patches, labels_at, organ_patches, self_paced
 
 
 def by_loop(features: np.ndarray, labels: np.ndarray, patch_size: list[int], embedding: str) -> tuple[list, list, list]:
@@ -90,3 +90,43 @@ def test_wrong_shapes_are_refused() -> None:
         organ_patches(torch.randn(1, 2, 4, 4), torch.zeros(1, 5, 4).long(), [2, 2])
     with pytest.raises(ValueError, match="embedding"):
         organ_patches(torch.randn(1, 2, 4, 4), torch.ones(1, 4, 4).long(), [2, 2], "median")
+
+
+@pytest.mark.parametrize("size", [(3, 4), (2, 3, 2)])
+def test_self_paced_labels_equal_the_loop(size: tuple[int, ...]) -> None:
+    features, prototypes = torch.randn(2, 5, *size, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
+    labels, valid = self_paced(features.requires_grad_(), prototypes, 0.25)
+    assert not labels.requires_grad
+    for where in itertools.product(*map(range, labels.shape)):
+        pixel = features[(where[0], slice(None), *where[1:])]
+        cosines = [float(torch.dot(pixel, c) / (pixel.norm() * c.norm())) for c in prototypes]
+        first, second = sorted(cosines, reverse=True)[:2]
+        assert int(labels[where]) == int(np.argmax(cosines))
+        assert bool(valid[where]) == (first - second > 0.25)
+    assert valid.any()
+    assert not valid.all()
+
+
+def test_a_difference_of_exactly_the_threshold_is_not_valid() -> None:
+    prototypes = torch.tensor([[1.0, 0], [0, 1]])
+    features = torch.tensor([[1.0], [0]])[None]
+    assert not self_paced(features, prototypes, 1.0)[1].any()
+    assert self_paced(features, prototypes, 0.999)[1].all()
+
+
+def test_background_competes_and_a_class_without_prototype_is_never_chosen() -> None:
+    prototypes = torch.tensor([[1.0, 0], [0, 1], [0, 0]])
+    features = torch.tensor([[1.0, 0, -1], [0.0, 1, -1]])[None]
+    labels, _ = self_paced(features, prototypes)
+    assert labels[0, :2].tolist() == [0, 1]
+    assert labels[0, 2] != 2
+
+
+def test_shares_are_of_all_pixels() -> None:
+    labels, valid = torch.tensor([[0, 1, 1, 2]]), torch.tensor([[True, True, False, False]])
+    assert [share.item() for share in class_shares(labels, valid, 3)] == [0.25, 0.25, 0]
+
+
+def test_one_prototype_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="two prototypes"):
+        self_paced(torch.randn(1, 3, 4), torch.randn(1, 3))

@@ -54,7 +54,8 @@ class AdvEntTrainer(CrossModalTrainer):
     def check_options(self, planned: dict[str, Any]) -> None:
         for weight in ("fool_main_weight", "fool_aux_weight"):
             self.check_option(weight, getattr(self, weight) >= 0, "0 or more")
-        self.check_option("discriminator_width", (self.discriminator_width or 1) > 0, "at least 1")
+        width = self.discriminator_width
+        self.check_option("discriminator_width", width is None or width > 0, "at least 1")
         self.check_option("discriminator_lr", self.discriminator_lr > 0, "above 0")
 
     def build_players(self, segmenter: Player) -> list[Player]:
@@ -137,6 +138,7 @@ class MPSCLTrainer(AdvEntTrainer):
         self.check_option("prototype_momentum", 0 <= self.prototype_momentum < 1, "at least 0 and below 1")
         self.check_option("prototype_patches", self.prototype_patches > 0, "at least 1")
         self.check_option("margin_temperature", self.margin_temperature > 0, "above 0")
+        self.check_option("confidence_threshold", 0 <= self.confidence_threshold <= 2, "a difference of cosines, 0 … 2")
         for margin in ("source_margin", "target_margin"):
             self.check_option(margin, 0 <= getattr(self, margin) < np.pi / 2, "an angle in radians, 0 … π/2")
 

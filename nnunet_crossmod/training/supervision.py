@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from monai.losses import DiceFocalLoss
+from monai.losses import DiceFocalLoss, DiceLoss
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor
@@ -16,9 +16,17 @@ from nnunet_crossmod.data.batch import CrossModalBatch
 from nnunet_crossmod.losses import marginalise
 from nnunet_crossmod.losses.precision import full_precision
 
-__all__ = ["Criterion", "SegmentationLoss", "deep_supervision_weights", "dice_ce", "dice_focal", "supervised_loss"]
+__all__ = [
+    "Criterion",
+    "SegmentationLoss",
+    "deep_supervision_weights",
+    "dice_ce",
+    "dice_focal",
+    "dice_weighted_ce",
+    "supervised_loss",
+]
 
-SegmentationLoss = Literal["dice_ce", "dice_focal"]
+SegmentationLoss = Literal["dice_ce", "dice_focal", "dice_weighted_ce"]
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -45,16 +53,44 @@ def dice_focal(ignore_label: int | None) -> Criterion:
     monai = DiceFocalLoss(softmax=True, to_onehot_y=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-6, gamma=2.0)
 
     def criterion(logits: Tensor, labels: Tensor) -> Tensor:
-        if ignore_label is not None:
-            ignored = labels == ignore_label
-            certain = torch.full((1, logits.shape[1], *[1] * (logits.ndim - 2)), -20.0, device=logits.device)
-            certain[:, 0] = 20.0
-            logits = torch.where(ignored, certain, logits)
-            labels = labels.masked_fill(ignored, 0)
-        loss: Tensor = monai(logits, labels)
+        loss: Tensor = monai(*_certain_where_ignored(logits, labels, ignore_label))
         return loss
 
     return criterion
+
+
+def dice_weighted_ce(ignore_label: int | None) -> Criterion:
+    """MONAI's ``DiceLoss`` over all classes, with squared denominator, and cross-entropy in which a class weighs
+    w_c = 1 − n_c / N for n_c of the N voxels of the batch, divided by the sum of the voxels' weights.
+
+    Voxels of the ignore label count for the Dice as background predicted for certain, for the cross-entropy not at all.
+    Where all voxels are of one class, the cross-entropy is 0.
+
+    Source: Liu et al. (MPSCL), JBHI 2022.
+    """
+    monai = DiceLoss(softmax=True, to_onehot_y=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-5)
+
+    def criterion(logits: Tensor, labels: Tensor) -> Tensor:
+        values = torch.arange(logits.shape[1], device=logits.device)
+        counts = (labels.flatten()[:, None] == values).sum(0)
+        weights = 1 - counts / counts.sum().clamp(min=1)
+        index = labels.long().clamp(0, len(values) - 1)
+        weight = weights[index] * ((labels >= 0) & (labels < len(values)))
+        cross_entropy = -logits.log_softmax(1).gather(1, index)
+        dice: Tensor = monai(*_certain_where_ignored(logits, labels, ignore_label))
+        return dice + (weight * cross_entropy).sum() / weight.sum().clamp(min=1e-5)
+
+    return criterion
+
+
+def _certain_where_ignored(logits: Tensor, labels: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor]:
+    """Make background, predicted for certain, of the voxels of the ignore label."""
+    if ignore_label is None:
+        return logits, labels
+    ignored = labels == ignore_label
+    certain = torch.full((1, logits.shape[1], *[1] * (logits.ndim - 2)), -20.0, device=logits.device)
+    certain[:, 0] = 20.0
+    return torch.where(ignored, certain, logits), labels.masked_fill(ignored, 0)
 
 
 def deep_supervision_weights(levels: int) -> list[float]:

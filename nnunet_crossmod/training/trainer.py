@@ -49,7 +49,13 @@ from nnunet_crossmod.training.losses import Losses
 from nnunet_crossmod.training.player import Player, only_trainable
 from nnunet_crossmod.training.record import LossRecord
 from nnunet_crossmod.training.schedule import LatePolyLR
-from nnunet_crossmod.training.supervision import SegmentationLoss, dice_ce, dice_focal, supervised_loss
+from nnunet_crossmod.training.supervision import (
+    SegmentationLoss,
+    dice_ce,
+    dice_focal,
+    dice_weighted_ce,
+    supervised_loss,
+)
 
 __all__ = ["CrossModalTrainer"]
 
@@ -358,11 +364,13 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().initialize()
         check_batch_size(self.batch_size, self._modalities_in_a_batch())
         ignore = self.label_manager.ignore_label
-        self.criterion = (
-            dice_ce(self.configuration_manager.batch_dice, self.is_ddp and self._annotates_alike(), ignore)
-            if self.segmentation_loss == "dice_ce"
-            else dice_focal(ignore)
-        )
+        if self.segmentation_loss == "dice_ce":
+            gathered = self.is_ddp and self._annotates_alike()
+            self.criterion = dice_ce(self.configuration_manager.batch_dice, gathered, ignore)
+        else:
+            self.criterion = {"dice_focal": dice_focal, "dice_weighted_ce": dice_weighted_ce}[self.segmentation_loss](
+                ignore
+            )
         segmenter = Player("segmenter", [self.network, self.heads], self.objective, self.optimizer, self.lr_scheduler)
         self.players = self.build_players(segmenter)
         for player in self.players:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from support import started
@@ -139,6 +140,11 @@ class PhasedTrainer(AdversarialTrainer):
     def phase(self) -> str:
         return "critic alone" if self.current_epoch == 0 else "both"
 
+    def before_epoch(self) -> None:
+        assert not torch.is_grad_enabled()
+        assert not self.network.training
+        self.begun = self.current_epoch
+
     def playing(self) -> list[Player]:
         return self.players[1:] if self.current_epoch == 0 else self.players
 
@@ -214,6 +220,45 @@ def test_the_segmenters_rate_follows_its_schedule_and_adam_its_betas(
         trainer.on_train_epoch_start()
         found.append(trainer.optimizer.param_groups[0]["lr"])
     assert found == pytest.approx(rates, rel=1e-3)
+
+
+def test_what_an_epoch_needs_is_done_before_it(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(PhasedTrainer)
+    trainer.current_epoch = 1
+    started(trainer)
+    assert trainer.begun == 1
+    assert trainer.network.training
+    assert all(module.training for player in trainer.players for module in player.modules)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_the_walk_over_training_cases_is_the_same_every_time_and_costs_no_random_number(
+    configuration: str, make_trainer: MakeTrainer
+) -> None:
+    trainer = started(make_trainer(PhasedTrainer, configuration))
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first, second = (list(trainer.training_patches(lambda case: case.modality == "cine", 6)) for _ in range(2))
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert (states[1] == np.random.get_state()[1]).all()
+    assert sum(len(batch.images) for batch in first) <= 6
+    assert {case.name for batch in first for case in batch.cases} == {n for n in trainer.seen if "cine" in n}
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels[0], b.labels[0])
+        assert list(a.images.shape[2:]) == list(trainer.configuration_manager.patch_size)
+        assert a.images.shape[1] == 1
+    classes = torch.cat([batch.labels[0].flatten() for batch in first]).unique()
+    assert {0, 1, 2, 3} <= set(classes.tolist())
+
+
+def test_processes_add_up_what_they_counted(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(PhasedTrainer)
+    counted = torch.tensor([1.0, 2.0])
+    assert trainer.added_up(counted)[0] is counted
+    trainer.is_ddp = True
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
+    assert trainer.added_up(counted, counted + 1)[1].tolist() == [4, 6]
+    assert counted.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(("every", "drawn"), [(1, [0, 1]), (10, [1])])

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from nnunet_crossmod.data import Case, CrossModalBatch, CrossmodBlock
-from nnunet_crossmod.training.supervision import deep_supervision_weights, dice_ce, dice_focal, supervised_loss
+from nnunet_crossmod.training.supervision import (
+    deep_supervision_weights,
+    dice_ce,
+    dice_focal,
+    dice_weighted_ce,
+    supervised_loss,
+)
 
 LABELS = {"a": 1, "b": 2, "c": 3}
 
@@ -23,7 +29,11 @@ def logits_for(batch: CrossModalBatch) -> list[torch.Tensor]:
     return [torch.randn(len(level), 4, *level.shape[1:], requires_grad=True) for level in batch.labels]
 
 
-@pytest.mark.parametrize("criterion", [dice_ce(True, False, None), dice_focal(None)], ids=["dice_ce", "dice_focal"])
+@pytest.mark.parametrize(
+    "criterion",
+    [dice_ce(True, False, None), dice_focal(None), dice_weighted_ce(None)],
+    ids=["dice_ce", "dice_focal", "dice_weighted_ce"],
+)
 def test_samples_without_annotation_get_no_gradient_and_change_nothing(criterion: object) -> None:
     mixed = batch([{1, 2, 3}, set(), {1, 2, 3}, set()])
     logits = logits_for(mixed)
@@ -106,3 +116,38 @@ def test_rows_of_an_interleaved_batch_are_views() -> None:
     assert len(mixed.annotated.images) == 2
     uneven = batch([{1}, set(), set(), {1}])
     assert [case.name for case in uneven.annotated.cases] == ["case0", "case3"]
+
+
+@pytest.mark.parametrize("size", [(6, 6), (3, 4, 5)])
+def test_weighted_cross_entropy_and_dice_equal_the_loop(size: tuple[int, ...]) -> None:
+    fast = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    slow = fast.detach().clone().requires_grad_()
+    labels = torch.randint(0, 3, (2, 1, *size))  # class 3 is absent
+    labels.view(-1)[:4] = 9
+    loss = dice_weighted_ce(9)(fast, labels)
+    log_p = slow.log_softmax(1).movedim(1, -1).reshape(-1, 4)
+    values = labels.flatten().tolist()
+    seen = [value for value in values if value != 9]
+    weights = [1 - seen.count(c) / len(seen) for c in range(4)]
+    terms = [(weights[y], -log_p[i, y]) for i, y in enumerate(values) if y != 9]
+    ce = sum(w * t for w, t in terms) / sum(w for w, _ in terms)
+    dice = []
+    for sample in range(2):
+        p, y = slow[sample].softmax(0).flatten(1), labels[sample].flatten()
+        for c in range(4):
+            own = torch.where(y == 9, torch.tensor(float(c == 0), dtype=p.dtype), p[c])
+            reference = (y == c) | ((y == 9) & (c == 0))
+            dice.append(1 - 2 * own[reference].sum() / ((own**2).sum() + reference.sum() + 1e-5))
+    expected = torch.stack(dice).mean() + ce
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(fast.grad, slow.grad)
+
+
+def test_a_batch_of_one_class_has_no_weighted_cross_entropy_and_a_finite_gradient() -> None:
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = dice_weighted_ce(None)(logits, torch.zeros(2, 1, 4, 4).long())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
