@@ -35,8 +35,8 @@ PREFIX = "translator."
 class Translation:
     """A trained generator with all that is needed to use it on files.
 
-    ``network(images, modality)`` takes z-scored images (n, c, *s) and the index (n,) of the modality they are wanted
-    in, and returns z-scores.
+    ``network(images, modality, wanted)`` takes z-scored images (n, c, *s), the index (n,) of the modality they are of
+    and of that they are wanted in, and returns z-scores.
     """
 
     network: nn.Module
@@ -52,12 +52,15 @@ class Translation:
         return len(self.dataset_json["channel_names"]) - 1
 
     @torch.inference_mode()
-    def translate(self, images: NDArray[np.float32], modality: int, step_size: float = 0.5) -> NDArray[np.float32]:
+    def translate(
+        self, images: NDArray[np.float32], modality: int, wanted: int, step_size: float = 0.5
+    ) -> NDArray[np.float32]:
         """Translate one preprocessed scan, window by window, blended as nnU-Net blends.
 
         Args:
             images: (c, z, y, x), z-scores.
-            modality: index of the modality it is wanted in.
+            modality: index of its modality.
+            wanted: index of the modality it is wanted in.
             step_size: distance of neighbouring windows, as a share of their size.
 
         Returns:
@@ -69,8 +72,8 @@ class Translation:
         flat = len(patch) == 2
 
         def network(windows: Tensor) -> Tensor:
-            wanted = torch.full((len(windows),), modality, device=windows.device)
-            made: Tensor = self.network(windows, wanted)
+            of, into = (torch.full((len(windows),), index, device=windows.device) for index in (modality, wanted))
+            made: Tensor = self.network(windows, of, into)
             return made
 
         volume = torch.from_numpy(images).to(self.device)
@@ -166,7 +169,8 @@ def translate_folder(
     """
     block, ending = translation.block, str(translation.dataset_json["file_ending"])
     modality = _only(modality, block.source, "source", "-m")
-    index = block.modalities.index(_only(wanted, block.target, "target", "--to"))
+    wanted = _only(wanted, block.target, "target", "--to")
+    of, into = block.modalities.index(modality), block.modalities.index(wanted)
     present = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
     if present and not overwrite:
         raise CrossmodError(f"output folder {output} already holds {present[0]}: name another one, or add --overwrite")
@@ -186,7 +190,7 @@ def translate_folder(
                 files, None, translation.plans, translation.configuration, translation.dataset_json
             )
             images = np.ascontiguousarray(data[:-1], dtype=np.float32)
-            translated = translation.translate(images, index, step_size)
+            translated = translation.translate(images, of, into, step_size)
             flickering[case] = _flicker(translated) / max(_flicker(images), 1e-6)
             for channel, volume in enumerate(_on_own_grid(translated, properties, translation)):
                 image = sitk.GetImageFromArray(volume)

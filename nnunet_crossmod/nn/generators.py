@@ -187,12 +187,13 @@ class ImageTranslator(nn.Module):
         self.generator = generator
         self.slicewise = slicewise
 
-    def forward(self, images: Tensor, modality: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, modality: Tensor | None = None, wanted: Tensor | None = None) -> Tensor:
         """Translate.
 
         Args:
             images: (n, c, *s), z-scores.
-            modality: index of the wanted modality (n,); a generator that knows only one takes no notice.
+            modality: index of each sample's modality (n,); a generator that knows one way takes no notice.
+            wanted: index of the modality to show it in (n,), likewise.
 
         Returns:
             (n, c, *s), z-scores, single precision.

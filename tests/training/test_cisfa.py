@@ -399,7 +399,7 @@ def test_the_command_translates_as_the_trainer_does(make: MakeTrainer, nnunet: d
     translation = load_translation(*where, torch.device("cpu"))
     patch = trainer.configuration_manager.patch_size
     images = np.random.default_rng(0).normal(size=(1, 3, *patch)).astype(np.float32)
-    found = translation.translate(images, 1)
+    found = translation.translate(images, 0, 1)
     with torch.no_grad():
         expected = trainer.translate(torch.from_numpy(images).movedim(1, 0)).movedim(0, 1)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)

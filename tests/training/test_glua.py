@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from support import started
 
+from nnunet_crossmod.cli import main
 from nnunet_crossmod.data import CrossModalBatch
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.losses import adversarial_confusion
@@ -456,3 +459,54 @@ def test_drawing_takes_no_random_number(make: MakeTrainer, tmp_path: Path) -> No
     with torch.no_grad():
         trainer.draw(batch, tmp_path)
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_scans_are_translated_by_the_command_with_their_own_geometry(
+    configuration: str, make: MakeTrainer, nnunet: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = started(make(configuration, style_mode="slices"))
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    raw = next(nnunet["nnUNet_raw"].glob("Dataset901_*"))
+    scan = sorted((raw / "imagesTr").glob("*cine_0000.nii.gz"))[0]
+    (tmp_path / "scans").mkdir()
+    image = sitk.ReadImage(str(scan))
+    image.SetOrigin((11.0, -7.0, 3.0))
+    sitk.WriteImage(image, str(tmp_path / "scans" / scan.name))
+    words = ["translate", "-d", "901", "-c", configuration, "-tr", "GLUATrainer", "-p", "nnUNetPlans_tiny"]
+    words += ["-f", "0", "-device", "cpu", "-i", str(tmp_path / "scans"), "-o", str(tmp_path / "out")]
+    assert main(words) == 0, capsys.readouterr().err
+    translated = sitk.ReadImage(str(tmp_path / "out" / scan.name))
+    assert translated.GetSize() == image.GetSize()
+    for geometry in ("GetOrigin", "GetSpacing", "GetDirection"):
+        np.testing.assert_allclose(getattr(translated, geometry)(), getattr(image, geometry)())
+    values = sitk.GetArrayFromImage(translated)
+    assert np.isfinite(values).all()
+    assert values.std() > 0
+
+
+def test_the_command_translates_from_source_to_target_as_the_trainer_does(make: MakeTrainer, dataset: Path) -> None:
+    from nnunet_crossmod.inference.translation import load_translation
+
+    trainer = started(make())
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    where = (dataset.name, "2d", "GLUATrainer", "nnUNetPlans_tiny", "0", "checkpoint_final.pth")
+    translation = load_translation(*where, torch.device("cpu"))
+    images = np.random.default_rng(0).normal(size=(1, 3, *trainer.configuration_manager.patch_size)).astype(np.float32)
+    slices = torch.from_numpy(images).movedim(1, 0)
+    cine, lge = torch.zeros(3, dtype=torch.long), torch.ones(3, dtype=torch.long)
+    for modality, wanted, of, into in ((0, 1, cine, lge), (1, 0, lge, cine)):
+        with torch.no_grad():
+            expected = trainer.translate(slices, of, into).movedim(0, 1)
+        found = translation.translate(images, modality, wanted)
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_without_a_translator_does_not_translate(
+    make: MakeTrainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = started(make(style_transfer=False))
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    words = ["translate", "-d", "901", "-c", "2d", "-tr", "GLUATrainer", "-p", "nnUNetPlans_tiny", "-device", "cpu"]
+    assert main([*words, "-i", str(tmp_path), "-o", str(tmp_path / "out")]) == 1
+    assert "holds no generator" in capsys.readouterr().err
