@@ -122,6 +122,8 @@ class GLUATrainer(CrossModalTrainer):
             self.check_option(name, getattr(self, name) > 0, "above 0")
         for name in ("reconstruction", "cycle", "content", "gan", "local", "global"):
             self.check_option(f"{name}_weight", getattr(self, f"{name}_weight") >= 0, "0 or more")
+        total = self.reconstruction_weight + self.cycle_weight + self.content_weight + self.gan_weight
+        self.check_option("reconstruction_weight", total > 0, "above 0 where the other weights of stage 1 are 0")
 
     # ---- the stages --------------------------------------------------------------------------------------------
 
@@ -317,6 +319,8 @@ class GLUATrainer(CrossModalTrainer):
     @torch.no_grad()
     def as_target(self, images: Tensor, modality: Tensor) -> Tensor:
         """Images (n, c, *s), z-scores, of the given modalities as target images, in turn of every target modality."""
+        if len(images) == 0:
+            return images
         turns = torch.arange(self.step, self.step + len(images), device=images.device) % len(self.target_indices)
         return self.translate(images, modality, self.target_indices[turns])
 

@@ -41,6 +41,9 @@ class AlignedUNet(ModalityUNet):
         side: whether the tapped stage is one of the encoder or of the decoder.
         stage: its index, 0 at full resolution.
         detached: take the mask as a constant instead of as a function of the features.
+
+    Raises:
+        ValueError: a stage that the network does not have.
     """
 
     is_target: Tensor
@@ -55,6 +58,9 @@ class AlignedUNet(ModalityUNet):
         detached: bool = False,
     ) -> None:
         super().__init__(unet, unet.image_channels, unet.modalities, unet.context)
+        stages = len(unet.encoder.stages) if side == "encoder" else len(unet.decoder.stages)  # type: ignore[arg-type]
+        if not 0 <= stage < stages:
+            raise ValueError(f"the {side} has stages 0 … {stages - 1}, got {stage}")
         self.local_discriminator = discriminator.requires_grad_(False)
         self.tap = (side, stage)
         self.detached = detached

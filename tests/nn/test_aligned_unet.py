@@ -125,3 +125,19 @@ def test_weights_hold_the_discriminator_and_load_strictly() -> None:
     other.load_state_dict(weights, strict=True)
     for one, two in zip(aligned(images, SOURCE_THEN_TARGET), other(images, SOURCE_THEN_TARGET), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(("side", "stage"), [("encoder", 3), ("decoder", 2), ("encoder", -1)])
+def test_a_stage_that_is_not_there_is_refused(side: str, stage: int) -> None:
+    unet, _, _ = networks()
+    with pytest.raises(ValueError, match=f"the {side} has stages"):
+        AlignedUNet(unet, build_feature_discriminator(6, [2, 2], width=8), ["LGE"], side, stage)
+
+
+def test_it_runs_in_mixed_precision() -> None:
+    _, aligned, images = networks()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = aligned(images, SOURCE_THEN_TARGET, features=True)
+    assert torch.isfinite(maps.logits[0]).all()
+    sum(level.float().sum() for level in maps.logits).backward()
+    assert all(torch.isfinite(p.grad).all() for p in aligned.encoder.parameters())

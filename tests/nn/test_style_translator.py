@@ -89,6 +89,16 @@ def test_an_image_that_the_strides_do_not_divide_is_refused() -> None:
         AdaINAutoEncoder(1, (8, 8), 2, width=4).encode(torch.zeros(1, 1, 10, 8), torch.tensor([0]))
 
 
+def test_it_runs_in_mixed_precision() -> None:
+    translator = StyleTranslator(AdaINAutoEncoder(1, (8, 8), 2, width=4, blocks=1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = translator(torch.randn(2, 1, 8, 8), torch.tensor([0, 1]), torch.tensor([1, 0]))
+    assert made.dtype == torch.float32
+    assert torch.isfinite(made).all()
+    made.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in translator.parameters())
+
+
 def test_slices_of_a_volume_are_translated_as_images_of_their_own() -> None:
     translator = StyleTranslator(AdaINAutoEncoder(1, (8, 8), 2, width=4, blocks=1), slicewise=True)
     volumes, of = torch.randn(2, 1, 3, 8, 8), torch.tensor([0, 1])

@@ -389,6 +389,10 @@ def test_without_style_transfer_there_is_one_stage_on_raw_source(make: MakeTrain
         ({"global_discriminator_width": 0}, "global_discriminator_width = 0"),
         ({"cycle_weight": -1.0}, "cycle_weight = -1.0"),
         ({"style_lr": 0.0}, "style_lr = 0.0"),
+        (
+            {f"{name}_weight": 0.0 for name in ("reconstruction", "cycle", "content", "gan")},
+            "other weights of stage 1",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused(settings: dict[str, Any], told: str, make: MakeTrainer) -> None:
@@ -433,6 +437,13 @@ def test_validation_shows_translated_source_with_its_own_modality(
     shown = trainer.validation_images(batch)
     assert (shown[:, :-1] == 3).all()
     assert torch.equal(shown[:, -1], batch.images[:, -1])
+
+
+def test_validation_without_any_source_scan_translates_nothing(make: MakeTrainer) -> None:
+    trainer = started(make())
+    batch = loaded_batch(trainer).target
+    batch = replace(batch, images=torch.cat((batch.images, torch.full_like(batch.images, 2.0)), 1))
+    assert torch.equal(trainer.validation_images(batch), batch.images)
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
