@@ -446,9 +446,8 @@ def test_validation_without_any_source_scan_translates_nothing(make: MakeTrainer
     assert torch.equal(trainer.validation_images(batch), batch.images)
 
 
-@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-def test_pictures_of_both_directions_and_of_the_mask(configuration: str, make: MakeTrainer) -> None:
-    trainer = started(make(configuration, picture_every=1))
+def test_pictures_of_both_directions_and_of_the_mask(make: MakeTrainer) -> None:
+    trainer = started(make(picture_every=1))
     for epoch in range(2):
         at(trainer, epoch)
         trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
@@ -461,8 +460,8 @@ def test_pictures_of_both_directions_and_of_the_mask(configuration: str, make: M
     assert (folder / "local_feature_mask" / "epoch_0001.png").stat().st_size > 5000
 
 
-def test_drawing_takes_no_random_number(make: MakeTrainer, tmp_path: Path) -> None:
-    trainer = at(started(make()), 1)
+def test_volumes_are_drawn_and_no_random_number_is_taken(make: MakeTrainer, tmp_path: Path) -> None:
+    trainer = at(started(make("3d_fullres")), 1)
     batch = replace(loaded_batch(trainer))
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -470,6 +469,7 @@ def test_drawing_takes_no_random_number(make: MakeTrainer, tmp_path: Path) -> No
     with torch.no_grad():
         trainer.draw(batch, tmp_path)
     assert torch.equal(torch.rand(1), expected)
+    assert len(list(tmp_path.rglob("*.png"))) == 3
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
