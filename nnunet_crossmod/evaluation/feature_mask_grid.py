@@ -15,7 +15,7 @@ __all__ = ["feature_mask_grid"]
 
 
 def feature_mask_grid(images: Tensor, mask: Tensor, labels: Tensor, file: Path, most: int = 4) -> Path:
-    """Draw image, mask over the image and prediction with the mask's contours, one row a sample, of volumes the slice
+    """Draw image, mask over the image and prediction over the image, one row a sample; of volumes the slice
     along the first axis with most predicted foreground.
 
     Args:
