@@ -91,7 +91,8 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
     rows[CIN] = stepping(conditional, {**image, "keys": [source[0]] * n})
     for name in args.trainers:
         kind = load_trainer(name)
-        trainer = build(kind, **({"warm_up": 0.0} if "warm_up" in kind._hyperparameter_types else {}))
+        small = {} if args.full else dict(kind.presets.get("cpu", {}))
+        trainer = build(kind, **small, **({"warm_up": 0.0} if "warm_up" in kind._hyperparameter_types else {}))
         trainer.seen = {c: seen for c in everything if (seen := trainer.see(everything[c])) is not None}
         only = {case.modality for case in trainer.seen.values()}
         keys = loaded["keys"] if len(only) > 1 else [next(iter(trainer.seen))] * n
