@@ -69,7 +69,7 @@ class ResnetGenerator(nn.Module):
         ValueError: a size that the strides do not divide, or fewer than two blocks.
 
     Source: Johnson et al., ECCV 2016, as used by CycleGAN, CUT and CISFA (width 64, nine blocks). Differs from CUT:
-    plain strides and transposed convolutions of kernel 4 (which leave no checkerboard) instead of blurred pooling.
+    plain strides and transposed convolutions of kernel 4 (evenly covered by their stride) instead of blurred pooling.
     """
 
     def __init__(
