@@ -77,7 +77,11 @@ class ModalityUNet(nn.Module):
         self.context = context
 
     def forward(
-        self, x: Tensor, modality: Tensor | None = None, features: bool = False
+        self,
+        x: Tensor,
+        modality: Tensor | None = None,
+        features: bool = False,
+        rows: Sequence[slice | Tensor] | None = None,
     ) -> Tensor | list[Tensor] | FeatureMaps:
         """Segment.
 
@@ -85,6 +89,8 @@ class ModalityUNet(nn.Module):
             x: images (n, c, *s); with ``modality=None`` followed by the modality channel (n, c + 1, *s).
             modality: index of each sample's modality (n,).
             features: return :class:`FeatureMaps` instead of logits.
+            rows: index of every modality's samples, where the caller knows them: a network that sends modalities
+                different ways then need not wait for the device to tell.
 
         Returns:
             logits (n, k, *s), or a list of them, full resolution first, under deep supervision.
@@ -101,6 +107,7 @@ class ModalityUNet(nn.Module):
             modality = read_modality(x[:, -1], self.modalities)
             x = x[:, :-1]
         self.context.modality = modality
+        self.context.rows = rows
         skips = self.encoder(x)
         if features:
             return self._decode_with_features(skips)

@@ -146,6 +146,13 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """The segmenter's loss terms."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its segmenter descends")
 
+    def gathers_dice(self) -> bool:
+        """Whether all processes compute the supervised Dice equally often, so that they may gather their batch Dice.
+
+        By default where all annotated cases annotate the same classes.
+        """
+        return len({case.visible for case in self.block.cases.values() if case.annotated}) <= 1
+
     def after_step(self, batch: CrossModalBatch, outputs: Any) -> None:
         """After all players have stepped, without gradient: prototypes, queues."""
 
@@ -289,7 +296,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         check_batch_size(self.batch_size, self._modalities_in_a_batch())
         ignore = self.label_manager.ignore_label
         self.criterion = (
-            dice_ce(self.configuration_manager.batch_dice, self.is_ddp and self._annotates_alike(), ignore)
+            dice_ce(self.configuration_manager.batch_dice, self.is_ddp and self.gathers_dice(), ignore)
             if self.segmentation_loss == "dice_ce"
             else dice_focal(ignore)
         )
@@ -297,10 +304,6 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.players = self.build_players(segmenter)
         for player in self.players:
             player.begin_alike()
-
-    def _annotates_alike(self) -> bool:
-        """Whether all annotated cases annotate the same classes; otherwise ranks may not gather their Dice together."""
-        return len({case.visible for case in self.block.cases.values() if case.annotated}) <= 1
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """One optimiser for network and heads, on nnU-Net's polynomial schedule."""
