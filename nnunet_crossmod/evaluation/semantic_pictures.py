@@ -54,10 +54,12 @@ def draw_semantic_maps(
     """
     figure = Figure(figsize=(2 * (1 + len(classes)), 2.2 * len(images)), layout="constrained")
     grid = figure.subplots(len(images), 1 + len(classes), squeeze=False)
+    for axes, title in zip(grid[0], ["image", *classes], strict=True):
+        axes.set_title(title, fontsize=9)
     for line, (modality, image) in zip(grid, images.items(), strict=True):
         picture, heat = _middle(image), [_middle(of_class) for of_class in maps[modality]]
         reach = max(float(np.abs(each).max()) for each in heat)
-        for axes, title, over in zip(line, ["image", *classes], [None, *heat], strict=True):
+        for axes, over in zip(line, [None, *heat], strict=True):
             axes.imshow(picture, cmap="gray", vmin=np.percentile(picture, 1), vmax=np.percentile(picture, 99.5))
             if over is not None:
                 height, width = picture.shape
@@ -71,7 +73,6 @@ def draw_semantic_maps(
                     extent=extent,
                     interpolation="bilinear",
                 )
-            axes.set_title(title if line is grid[0] else "", fontsize=9)
             axes.set_xticks([])
             axes.set_yticks([])
         line[0].set_ylabel(modality, fontsize=9)
