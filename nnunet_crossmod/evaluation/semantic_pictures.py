@@ -58,7 +58,7 @@ def draw_semantic_maps(
         axes.set_title(title, fontsize=9)
     for line, (modality, image) in zip(grid, images.items(), strict=True):
         picture, heat = _middle(image), [_middle(of_class) for of_class in maps[modality]]
-        reach = max(float(np.abs(each).max()) for each in heat)
+        reach = max(float(np.abs(each).max()) for each in heat) or 1.0
         for axes, over in zip(line, [None, *heat], strict=True):
             axes.imshow(picture, cmap="gray", vmin=np.percentile(picture, 1), vmax=np.percentile(picture, 99.5))
             if over is not None:

@@ -166,12 +166,11 @@ def few_shot_batch(trainer: Any, seen: dict[str, Case]) -> CrossModalBatch:
     return replace(six, cases=tuple(cases), labels=labels)
 
 
-@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-def test_few_shots_weigh_as_much_as_the_source(configuration: str, make_trainer: MakeTrainer) -> None:
+def test_few_shots_weigh_as_much_as_the_source(make_trainer: MakeTrainer) -> None:
     """Eq. 12 sums over modalities: one annotated target sample weighs as much as all source samples together."""
-    probe = started(make_trainer("EAMTrainer", configuration))
+    probe = started(make_trainer("EAMTrainer"))
     word = next(name for name in probe.seen if "lge" in name)
-    trainer = started(make_trainer("EAMTrainer", configuration, change_dataset=annotate(word)))
+    trainer = started(make_trainer("EAMTrainer", change_dataset=annotate(word)))
     batch = few_shot_batch(trainer, trainer.seen)
     outputs = trainer.forward(batch)
     expected = trainer.supervised_loss([x[0::2] for x in outputs.logits], batch.select(slice(0, 6, 2)))
@@ -298,11 +297,10 @@ def test_wrong_options_are_refused_in_one_line(settings: dict[str, Any], told: s
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-def test_it_draws_correlations_and_maps(configuration: str, make_trainer: MakeTrainer) -> None:
+def test_it_draws_correlations_and_maps(make_trainer: MakeTrainer) -> None:
     from matplotlib.image import imread
 
-    trainer = started(make_trainer("EAMTrainer", configuration, picture_every=1))
+    trainer = started(make_trainer("EAMTrainer", picture_every=1))
     output = trainer.train_step(next(trainer.dataloader_train))
     state = torch.get_rng_state()
     trainer.on_train_epoch_end([output])
