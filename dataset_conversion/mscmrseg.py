@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .raw_dataset import Annotation, Scan, add_common_arguments, annotate_shots, main, write_raw_dataset
+from .raw_dataset import Annotation, Scan, add_common_arguments, annotate_shots, main, read_shots, write_raw_dataset
 
 SEQUENCES = {"C0": "bSSFP", "LGE": "LGE", "T2": "T2"}
 LABELS = {"background": 0, "Myo": 1, "LV": 2, "RV": 3}
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
         args.source,
         args.target,
         test=named[0] if named else [int(word) for word in args.test],
-        shots=dict.fromkeys(args.target, args.shots),
+        shots=read_shots(args.shots, args.target),
         overwrite=args.overwrite,
     )
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .raw_dataset import Annotation, Scan, add_common_arguments, annotate_shots, main, write_raw_dataset
+from .raw_dataset import Annotation, Scan, add_common_arguments, annotate_shots, main, read_shots, write_raw_dataset
 
 LABELS = {"background": 0, "Myo": 1, "LV": 2, "RV": 3}
 MODALITIES = ("cine", "lge")
@@ -81,7 +81,7 @@ def convert(
     gap: Gap = "moderate",
     registered: bool = False,
     annotation: Scheme = "uda",
-    shots: int = 0,
+    shots: int | Mapping[str, int] = 0,
     raw_folder: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -102,7 +102,7 @@ def convert(
         registered: scan both modalities in one pose on one grid.
         annotation: ``"uda"`` (source fully, target not at all) or ``"partial"`` (``PARTIAL``: every label is annotated
             in one modality).
-        shots: how many training scans of each target modality to annotate in full.
+        shots: how many training scans of each target modality to annotate in full, or target modality → how many.
 
     Raises:
         CrossmodError: what :func:`write_raw_dataset` refuses, or sizes that hold no heart.
@@ -127,7 +127,7 @@ def convert(
             if modality in (*source, *target):
                 scans.append(Scan(f"{name}_{modality}", modality, name, image, label, seen(modality, test), test))
     return write_raw_dataset(
-        annotate_shots(scans, dict.fromkeys(target, shots), seed),
+        annotate_shots(scans, dict.fromkeys(target, shots) if isinstance(shots, int) else shots, seed),
         dataset_id=dataset_id,
         name="Phantom",
         labels=LABELS,
@@ -398,7 +398,7 @@ def run(args: argparse.Namespace) -> None:
         gap=args.gap,
         registered=args.registered,
         annotation=args.annotation,
-        shots=args.shots,
+        shots=read_shots(args.shots, args.target),
         overwrite=args.overwrite,
     )
 

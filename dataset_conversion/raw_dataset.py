@@ -31,7 +31,7 @@ from nnunet_crossmod.data.splits import splits
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.modality_channel import modality_channel
 
-__all__ = ["Scan", "add_common_arguments", "annotate_shots", "main", "write_raw_dataset"]
+__all__ = ["Scan", "add_common_arguments", "annotate_shots", "main", "read_shots", "write_raw_dataset"]
 
 FILE_ENDING = ".nii.gz"
 _RAW, _PREPROCESSED = "nnUNet_raw", "nnUNet_preprocessed"
@@ -178,6 +178,28 @@ def annotate_shots(scans: Sequence[Scan], shots: Mapping[str, int], seed: int) -
     return [replace(scan, annotated="all") if scan.name in chosen else scan for scan in scans]
 
 
+def read_shots(words: Sequence[str], target: Sequence[str]) -> dict[str, int]:
+    """Read ``--shots``: ``["3"]`` for every target modality, or ``["LGE=3", "T2=1"]``.
+
+    Returns:
+        target modality → how many of its training scans to annotate, as :func:`annotate_shots` takes it.
+
+    Raises:
+        CrossmodError: neither of the two, or a modality that is no target.
+    """
+    if len(words) == 1 and words[0].isdecimal():
+        return dict.fromkeys(target, int(words[0]))
+    shots: dict[str, int] = {}
+    for word in words:
+        modality, _, number = word.rpartition("=")
+        if not number.isdecimal() or modality not in target:
+            raise CrossmodError(
+                f"--shots {word!r} must be one number, or MODALITY=N with a target modality ({', '.join(target)})"
+            )
+        shots[modality] = int(number)
+    return shots
+
+
 def add_common_arguments(
     parser: argparse.ArgumentParser, *, source: Sequence[str], target: Sequence[str], input_help: str | None
 ) -> None:
@@ -203,7 +225,11 @@ def add_common_arguments(
         help=f"adapted to (default: {' '.join(target)})",
     )
     parser.add_argument(
-        "--shots", type=int, default=0, metavar="N", help="scans a target modality whose labels training may see"
+        "--shots",
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="how many scans of each target modality training may see the labels of: a number, or MODALITY=N …",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the data set that has this id")
 

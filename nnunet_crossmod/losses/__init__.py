@@ -15,6 +15,12 @@ from nnunet_crossmod.losses.partial_annotation import marginalise
 from nnunet_crossmod.losses.patch_nce import patch_nce
 from nnunet_crossmod.losses.prototype_cosines import prototype_cosines
 from nnunet_crossmod.losses.self_information import self_information
+from nnunet_crossmod.losses.semantic_consistency import (
+    image_consistency,
+    image_consistency_of_all,
+    modality_consistency,
+    modality_consistency_of_all,
+)
 from nnunet_crossmod.losses.structural_consistency import class_descriptors, structural_consistency
 
 __all__ = [
@@ -30,8 +36,12 @@ __all__ = [
     "domain_discrimination",
     "feature_patch_contrast",
     "fool",
+    "image_consistency",
+    "image_consistency_of_all",
     "margin_contrast",
     "marginalise",
+    "modality_consistency",
+    "modality_consistency_of_all",
     "nt_xent",
     "patch_nce",
     "prototype_cosines",

@@ -4,9 +4,16 @@ from nnunet_crossmod.nn.aligned_unet import AlignedFeatureMaps, AlignedUNet, Fea
 from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext, conditional_instance_norm
 from nnunet_crossmod.nn.discriminators import DiscriminatorDesign, build_discriminator
 from nnunet_crossmod.nn.domain_discriminator import DomainImageDiscriminator
+from nnunet_crossmod.nn.external_attention import (
+    ClassEmbeddings,
+    ExternalAttention,
+    SemanticMaps,
+    semantic_correlations,
+)
 from nnunet_crossmod.nn.generators import ImageTranslator, ResnetGenerator, as_slices, flicker, from_slices
 from nnunet_crossmod.nn.image_discriminators import ImageDiscriminator
 from nnunet_crossmod.nn.intensity_map import from_unit, to_unit
+from nnunet_crossmod.nn.joint_architectures import EncoderPerModality, ModalityGain, ModulatedUNet, encoder_per_modality
 from nnunet_crossmod.nn.local_alignment import build_feature_discriminator, local_feature_mask
 from nnunet_crossmod.nn.projection import ProjectionHead
 from nnunet_crossmod.nn.style_translator import AdaINAutoEncoder, StyleTranslator, adaptive_instance_norm
@@ -16,17 +23,23 @@ __all__ = [
     "AdaINAutoEncoder",
     "AlignedFeatureMaps",
     "AlignedUNet",
+    "ClassEmbeddings",
     "ConditionalInstanceNorm",
     "DiscriminatorDesign",
     "DomainImageDiscriminator",
+    "EncoderPerModality",
+    "ExternalAttention",
     "FeatureMaps",
     "FeatureSide",
     "ImageDiscriminator",
     "ImageTranslator",
     "ModalityContext",
+    "ModalityGain",
     "ModalityUNet",
+    "ModulatedUNet",
     "ProjectionHead",
     "ResnetGenerator",
+    "SemanticMaps",
     "StyleTranslator",
     "adaptive_instance_norm",
     "as_slices",
@@ -34,10 +47,12 @@ __all__ = [
     "build_feature_discriminator",
     "build_unet",
     "conditional_instance_norm",
+    "encoder_per_modality",
     "flicker",
     "from_slices",
     "from_unit",
     "local_feature_mask",
     "read_modality",
+    "semantic_correlations",
     "to_unit",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,13 +45,17 @@ def conditional_instance_norm(x: Tensor, weight: Tensor, bias: Tensor, modality:
 
 
 class ModalityContext:
-    """Carries the batch's modality from the network's ``forward`` to its norms.
+    """Carries what is known of the batch's modalities from the network's ``forward`` to its parts.
 
-    The planned networks call their norms as ``norm(x)`` inside ``nn.Sequential``; this is the one value they share.
+    The planned networks call their norms as ``norm(x)`` inside ``nn.Sequential``; these are the values they share:
+    ``modality`` (n,) of the samples; ``rows`` of every modality, where the caller knows them; ``class_embeddings``
+    (m, z, c), where the network has some.
     """
 
     def __init__(self) -> None:
         self.modality: Tensor | None = None
+        self.rows: Sequence[slice | Tensor] | None = None
+        self.class_embeddings: Tensor | None = None
 
 
 class ConditionalInstanceNorm(nn.Module):

@@ -77,7 +77,11 @@ class ModalityUNet(nn.Module):
         self.context = context
 
     def forward(
-        self, x: Tensor, modality: Tensor | None = None, features: bool = False
+        self,
+        x: Tensor,
+        modality: Tensor | None = None,
+        features: bool = False,
+        rows: Sequence[slice | Tensor] | None = None,
     ) -> Tensor | list[Tensor] | FeatureMaps:
         """Segment.
 
@@ -85,6 +89,8 @@ class ModalityUNet(nn.Module):
             x: images (n, c, *s); with ``modality=None`` followed by the modality channel (n, c + 1, *s).
             modality: index of each sample's modality (n,).
             features: return :class:`FeatureMaps` instead of logits.
+            rows: index of every modality's samples, where the caller knows them: a network that sends modalities
+                different ways then need not wait for the device to tell.
 
         Returns:
             logits (n, k, *s), or a list of them, full resolution first, under deep supervision.
@@ -93,8 +99,7 @@ class ModalityUNet(nn.Module):
             CrossmodError: a modality channel that is missing or not valid.
         """
         x, modality = self.read_input(x, modality)
-        self.context.modality = modality
-        skips = self.encoder(x)
+        skips = self.encode(x, modality, rows)
         if features:
             return self._decode_with_features(skips)
         logits: Tensor | list[Tensor] = self.decoder(skips)
@@ -112,9 +117,10 @@ class ModalityUNet(nn.Module):
             x = x[:, :-1]
         return x, modality
 
-    def encode(self, image: Tensor, modality: Tensor) -> list[Tensor]:
+    def encode(self, image: Tensor, modality: Tensor, rows: Sequence[slice | Tensor] | None = None) -> list[Tensor]:
         """The encoder's features (n, c_i, *s_i) of images (n, c, *s) of the given modalities (n,), bottleneck last."""
         self.context.modality = modality
+        self.context.rows = rows
         features: list[Tensor] = self.encoder(image)
         return features
 

@@ -179,6 +179,13 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """The outputs that later players see, after ``player`` has stepped; without gradient, under autocast."""
         return outputs
 
+    def gathers_dice(self) -> bool:
+        """Whether all processes compute the supervised Dice equally often, so that they may gather their batch Dice.
+
+        By default where all annotated cases annotate the same classes.
+        """
+        return len({case.visible for case in self.block.cases.values() if case.annotated}) <= 1
+
     def after_step(self, batch: CrossModalBatch, outputs: Any) -> None:
         """After all players have stepped, without gradient: prototypes, queues."""
 
@@ -365,7 +372,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         check_batch_size(self.batch_size, self._modalities_in_a_batch())
         ignore = self.label_manager.ignore_label
         if self.segmentation_loss == "dice_ce":
-            gathered = self.is_ddp and self._annotates_alike()
+            gathered = self.is_ddp and self.gathers_dice()
             self.criterion = dice_ce(self.configuration_manager.batch_dice, gathered, ignore)
         else:
             self.criterion = {"dice_focal": dice_focal, "dice_weighted_ce": dice_weighted_ce}[self.segmentation_loss](
@@ -375,10 +382,6 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.players = self.build_players(segmenter)
         for player in self.players:
             player.begin_alike()
-
-    def _annotates_alike(self) -> bool:
-        """Whether all annotated cases annotate the same classes; otherwise ranks may not gather their Dice together."""
-        return len({case.visible for case in self.block.cases.values() if case.annotated}) <= 1
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LatePolyLR]:
         """One optimiser for network and heads, on nnU-Net's polynomial schedule.

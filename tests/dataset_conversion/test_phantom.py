@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_crossmod.cli import main
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import phantom, raw_dataset
 from nnunet_crossmod.errors import CrossmodError
@@ -63,8 +64,13 @@ def test_partial_annotation_shares_the_labels_out(tmp_path: Path) -> None:
     assert block.cases["phantom001_lge"].visible == {3}
 
 
-def test_shots_annotate_target_scans(tmp_path: Path) -> None:
-    _, block = convert(tmp_path, shots=2)
+@pytest.mark.parametrize("words", ["2", "lge=2"])
+def test_shots_annotate_target_scans(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    sizes = ["-n", "3", "--test-subjects", "0", "--size", "56", "--slices", "4"]
+    assert main(["convert", "phantom", "-d", "900", *sizes, "--shots", words]) == 0
+    written = next(tmp_path.glob("Dataset900_*"))
+    block = CrossmodBlock.from_dataset_json(json.loads((written / "dataset.json").read_text()))
     annotated = [case for case in block.cases.values() if case.modality == "lge" and case.annotated]
     assert len(annotated) == 2
 

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import raw_dataset
-from nnunet_crossmod.dataset_conversion.raw_dataset import Scan, annotate_shots, write_raw_dataset
+from nnunet_crossmod.dataset_conversion.raw_dataset import Scan, annotate_shots, read_shots, write_raw_dataset
 from nnunet_crossmod.errors import CrossmodError
 
 # As a scanner writes it: oblique, anisotropic, off-centre.
@@ -440,6 +440,26 @@ def test_shots_annotate_labelled_training_scans(folder: Path) -> None:
     assert len(few) > 1
     with pytest.raises(CrossmodError, match="3 annotated ct scans were asked for, but 0"):
         annotate_shots(make_scans(folder), {"ct": 3}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {}),
+        (["3"], {"LGE": 3, "T2": 3}),
+        (["LGE=3"], {"LGE": 3}),
+        (["LGE=3", "T2=1"], {"LGE": 3, "T2": 1}),
+    ],
+)
+def test_shots_are_a_number_or_one_a_modality(words: list[str], expected: dict[str, int]) -> None:
+    assert read_shots(words, ["LGE", "T2"]) == expected
+
+
+@pytest.mark.parametrize("words", [["3", "4"], ["bSSFP=1"], ["LGE"], ["LGE="], ["LGE=-1"], ["-1"]])
+def test_other_shots_are_refused_in_one_line(words: list[str]) -> None:
+    with pytest.raises(CrossmodError, match="MODALITY=N") as error:
+        read_shots(words, ["LGE", "T2"])
+    assert "\n" not in str(error.value)
 
 
 def test_a_script_tells_errors_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

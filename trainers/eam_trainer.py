@@ -1,0 +1,202 @@
+"""EAM: structured semantic consistency by external attention modules (Yang et al., MIDL 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_crossmod.data import CrossModalBatch
+from nnunet_crossmod.losses import image_consistency_of_all, modality_consistency_of_all
+from nnunet_crossmod.nn import (
+    ClassEmbeddings,
+    ExternalAttention,
+    ModulatedUNet,
+    SemanticMaps,
+    encoder_per_modality,
+    semantic_correlations,
+)
+from nnunet_crossmod.pseudo_labels import labels_at
+from nnunet_crossmod.training import CrossModalTrainer, Losses
+
+
+class Outputs(NamedTuple):
+    """``logits`` of every deep-supervision level; ``maps`` of every modality in the batch, lowest scale first."""
+
+    logits: list[Tensor]
+    maps: dict[str, list[SemanticMaps]]
+
+
+class EAMTrainer(CrossModalTrainer):
+    """Eq. 12: Σ_m L_seg(m) + aux_weight · Σ_m L_aux(m) + mcr_weight · L_mcr + icr_weight · L_icr.
+
+    External attention modules, one a modality and scale, look at the lowest decoder scales; they are heads and stay
+    behind at inference. A modality without annotation has no L_seg and no L_aux: its attention learns from consistency
+    alone.
+    """
+
+    architecture: Literal["v1", "v2", "v3"] = "v2"
+    """What modalities share: the decoder (v1), everything (v2), everything but gains on residual branches (v3)."""
+    aux_weight: float = 1.0
+    mcr_weight: float = 0.5
+    icr_weight: float = 0.5
+    icr_temperature: float = 4.0
+    attention_heads: int = 8
+    """At most; every scale takes the largest divisor of its width up to this."""
+    attention_scales: int = 3
+    """Decoder scales that are attended to, from the lowest up; as many as the network has, where it has fewer."""
+    max_tokens: int = 4096
+    """Voxels a scale is averaged to before it is attended to, where it has more."""
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        planned = (plans_manager, configuration_manager, num_input_channels, num_output_channels)
+        build = super().build_network_architecture
+        network: Any = build(*planned, enable_deep_supervision)
+        architecture = plans_manager.plans["crossmod"].get("architecture", cls.architecture)
+        if architecture == "v1":
+            return encoder_per_modality([network, *(build(*planned) for _ in network.modalities[1:])])
+        return ModulatedUNet(network, num_output_channels) if architecture == "v3" else network
+
+    def build_heads(self) -> nn.ModuleDict:
+        widths = self.bare_network.encoder.output_channels[-2::-1][: self.attention_scales]
+        modalities, classes = len(self.block.modalities), self.label_manager.num_segmentation_heads
+
+        def scales() -> nn.ModuleList:
+            return nn.ModuleList(
+                ExternalAttention(classes, width, self.attention_heads, following, self.max_tokens)
+                for width, following in zip(widths, [*widths[1:], None], strict=True)
+            )
+
+        heads = nn.ModuleDict({"attention": nn.ModuleList(scales() for _ in range(modalities))})
+        if self.architecture != "v3":
+            heads["class_embeddings"] = ClassEmbeddings(modalities, classes, widths[0])
+        return heads
+
+    def gathers_dice(self) -> bool:
+        """L_seg is computed modality by modality: in every process only if all of a modality's cases have labels."""
+        cases = self.block.cases.values()
+        return super().gathers_dice() and all(
+            len({case.annotated for case in cases if case.modality == modality}) == 1
+            for modality in self.block.modalities
+        )
+
+    def check_options(self, planned: dict[str, Any]) -> None:
+        for name in ("aux_weight", "mcr_weight", "icr_weight"):
+            self.check_option(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("attention_heads", "attention_scales", "max_tokens"):
+            self.check_option(name, getattr(self, name) >= 1, "at least 1")
+        self.check_option("icr_temperature", self.icr_temperature > 0, "above 0")
+        separate = self.architecture == "v1"
+        self.check_option("conditioning", not separate or self.conditioning == "none", "none with architecture = v1")
+
+    def class_embeddings(self) -> Tensor:
+        """Q (m, z, c); in V3 the network's own, from which its gains derive."""
+        embeddings: Tensor = (
+            self.bare_network.class_embeddings if self.architecture == "v3" else self.heads["class_embeddings"].weight
+        )
+        return embeddings
+
+    def forward(self, batch: CrossModalBatch) -> Outputs:
+        return self.look(self.network, batch)
+
+    def look(self, network: nn.Module, batch: CrossModalBatch) -> Outputs:
+        """Segment, and let every modality's class embeddings look at its samples' features (Eq. 1-5)."""
+        rows = [batch.rows_of(modality) for modality in self.block.modalities]
+        features = network(batch.images, batch.modality, features=True, rows=rows)
+        maps: dict[str, list[SemanticMaps]] = {}
+        if not (self.aux_weight or self.icr_weight):
+            return Outputs(features.logits, maps)
+        present = {case.modality for case in batch.cases}
+        for modality, chosen, embeddings, scales in zip(
+            self.block.modalities, rows, self.class_embeddings(), self.heads["attention"], strict=True
+        ):
+            if modality in present:
+                maps[modality] = []
+                for attention, level in zip(scales, features.decoder[::-1], strict=False):
+                    embeddings, seen = attention(embeddings, level[chosen])
+                    maps[modality].append(seen)
+        return Outputs(features.logits, maps)
+
+    def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
+        losses = Losses().add("seg", self.segmentation(batch, outputs))
+        if self.aux_weight:
+            losses.add("aux", self.auxiliary(batch, outputs), self.aux_weight)
+        if self.mcr_weight:
+            losses.add("mcr", modality_consistency_of_all(self.class_embeddings()), self.mcr_weight)
+        if self.icr_weight:
+            losses.add("icr", self.image_consistency(outputs), self.icr_weight)
+        return losses
+
+    def segmentation(self, batch: CrossModalBatch, outputs: Outputs) -> Tensor:
+        """Σ_m L_seg(m), each over the annotated samples of its modality."""
+        terms = []
+        for modality in self.block.modalities:
+            chosen = batch.rows_of(modality)
+            terms.append(self.supervised_loss([level[chosen] for level in outputs.logits], batch.select(chosen)))
+        return torch.stack(terms).sum()
+
+    def auxiliary(self, batch: CrossModalBatch, outputs: Outputs) -> Tensor:
+        """Σ_m L_aux(m): the semantic-aware maps segment, at every scale (Eq. 9)."""
+        terms = []
+        for modality, maps in outputs.maps.items():
+            samples = batch.of(modality)
+            for attention, seen in zip(
+                self.heads["attention"][self.block.modalities.index(modality)], maps, strict=True
+            ):
+                logits = attention.predict(seen.attention)
+                labels = labels_of_size(samples, logits.shape[2:])
+                terms.append(self.supervised_loss([logits], replace(samples, labels=(labels,))))
+        return torch.stack(terms).sum()
+
+    def image_consistency(self, outputs: Outputs) -> Tensor:
+        """L_icr (Eq. 6-8, 11): the b-th samples of all modalities relate the classes alike, at every scale."""
+        pairs = min(len(maps[0].attention) for maps in outputs.maps.values())
+        terms = []
+        for scale in zip(*outputs.maps.values(), strict=True):
+            correlations = [semantic_correlations(seen.attention[:pairs], seen.kernels[:pairs]) for seen in scale]
+            terms.append(image_consistency_of_all(torch.stack(correlations), self.icr_temperature))
+        return torch.stack(terms).sum()
+
+    def draw(self, batch: CrossModalBatch, folder: Path) -> None:
+        from nnunet_crossmod.evaluation.semantic_pictures import draw_correlations, draw_semantic_maps
+
+        maps = self.look(self.bare_network, batch).maps
+        if not maps:
+            return
+        classes = ["background", *self.block.labels]
+        draw_correlations(
+            {
+                modality: [
+                    (semantic_correlations(*seen) / self.icr_temperature).softmax(2).mean(0).cpu().numpy()
+                    for seen in scales
+                ]
+                for modality, scales in maps.items()
+            },
+            classes,
+            folder / "semantic_correlations.png",
+        )
+        draw_semantic_maps(
+            {modality: batch.images[batch.rows_of(modality)][0, 0].cpu().numpy() for modality in maps},
+            {modality: scales[-1].attention[0].sum(1).cpu().numpy() for modality, scales in maps.items()},
+            classes,
+            folder / "semantic_maps.png",
+        )
+
+
+def labels_of_size(batch: CrossModalBatch, size: torch.Size) -> Tensor:
+    """The labels of the deep-supervision level of that size, or else the full labels brought to it: (n, *size)."""
+    for level in batch.labels:
+        if level.shape[1:] == size:
+            return level
+    return labels_at(batch.labels[0], size)
