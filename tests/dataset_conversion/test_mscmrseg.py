@@ -67,7 +67,7 @@ def test_who_trains_and_who_tests(tree: Path, capsys: pytest.CaptureFixture[str]
     assert block.cases["patient3_LGE"].subject == block.cases["patient3_C0"].subject == "patient3"
     assert not any(case.annotated or case.labelled for case in block.cases.values() if case.modality == "LGE")
     assert not block.registered
-    assert "Left out 1 source scans without labels: patient8_C0.nii.gz" in capsys.readouterr().out
+    assert "1 source scans of bSSFP without labels: patient8_C0" in capsys.readouterr().out
 
 
 def test_the_label_table(tree: Path) -> None:
@@ -136,8 +136,8 @@ def test_shots_annotate_labelled_target_scans(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"target": ["CT"]}, "sequence 'CT' is not one of ['bSSFP', 'LGE', 'T2']"),
-        ({"test": [99]}, "test patient 'patient99' has no scan"),
+        ({"target": ["CT"]}, "modality 'CT' is not one of ['bSSFP', 'LGE', 'T2']"),
+        ({"test": [99]}, "test subject '99' has no scan"),
     ],
 )
 def test_wrong_arguments(tree: Path, arguments: dict[str, Any], told: str) -> None:
@@ -148,10 +148,13 @@ def test_wrong_arguments(tree: Path, arguments: dict[str, Any], told: str) -> No
 
 
 def test_wrong_trees(tree: Path) -> None:
-    with pytest.raises(CrossmodError, match=r"nowhere holds no patient<N>_C0\.nii\.gz"):
+    with pytest.raises(CrossmodError, match=r"nowhere is no folder"):
         convert(tree / "nowhere")
+    (tree / "empty").mkdir()
+    with pytest.raises(CrossmodError, match=r"empty holds no patient<N>_C0\.nii\.gz"):
+        convert(tree / "empty")
     (tree / "images" / "patient3_C0.nii.gz").rename(tree / "patient9_C0_manual.nii.gz")
-    with pytest.raises(CrossmodError, match=r"patient3_C0_manual\.nii\.gz has no image beside it: add patient3_C0"):
+    with pytest.raises(CrossmodError, match=r"patient3_C0_manual\.nii\.gz has no image beside it: add the image"):
         convert(tree)
     (tree / "c0gt" / "patient3_C0_manual.nii.gz").rename(tree / "patient4_C0_manual.nii.gz")
     with pytest.raises(CrossmodError, match=r"c0gt/patient4_C0_manual\.nii\.gz and .*are the same file"):
