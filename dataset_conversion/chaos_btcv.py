@@ -23,26 +23,8 @@ CHAOS = {
     for organ, (low, high) in zip(ORGANS, ((55, 70), (110, 135), (175, 200), (240, 255)), strict=True)
     for grey in range(low + 1, high + 1)
 }
-BTCV = dict(
-    enumerate(
-        (
-            "spleen",
-            "right kidney",
-            "left kidney",
-            "gallbladder",
-            "esophagus",
-            "liver",
-            "stomach",
-            "aorta",
-            "inferior vena cava",
-            "portal and splenic veins",
-            "pancreas",
-            "right adrenal gland",
-            "left adrenal gland",
-        ),
-        start=1,
-    )
-)
+BTCV = {1: "spleen", 2: "right kidney", 3: "left kidney", 4: "gallbladder", 5: "esophagus", 6: "liver", 7: "stomach"}
+BTCV |= {8: "aorta", 9: "inferior vena cava", 10: "veins", 11: "pancreas", 12: "right adrenal", 13: "left adrenal"}
 SERIES = {"MR": "T2SPIR/DICOM_anon", "T1in": "T1DUAL/DICOM_anon/InPhase", "T1out": "T1DUAL/DICOM_anon/OutPhase"}
 
 

@@ -219,8 +219,8 @@ class DataSet:
         if args.reuse is not None:
             if args.split in self.splits:
                 raise CrossmodError(
-                    f"--reuse keeps the test subjects of data set {args.reuse}: leave --split {args.split} out, or name "
-                    f"others with --test or --split {', '.join(SPLITS)}"
+                    f"--reuse keeps the test subjects of data set {args.reuse}: leave --split {args.split} out, or "
+                    f"name others with --test or --split {', '.join(SPLITS)}"
                 )
             reuse_dataset(
                 args.reuse,

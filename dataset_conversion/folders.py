@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         base = args.json.parent
         try:
-            spec = json.loads(args.json.read_text())
+            spec = json.loads(args.json.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CrossmodError(f"{args.json} cannot be read as JSON ({error})") from error
         if not isinstance(spec, dict):

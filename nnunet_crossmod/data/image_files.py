@@ -69,7 +69,7 @@ def check_image(image: sitk.Image, where: str) -> None:
         where: its file or case, for the message.
 
     Raises:
-        CrossmodError: not 3D, several values a voxel, or NaN or infinite voxels.
+        CrossmodError: not 3D, several values a voxel, no positive spacing, or NaN or infinite voxels.
     """
     if image.GetDimension() != 3:
         size = " x ".join(str(length) for length in image.GetSize())
@@ -80,6 +80,9 @@ def check_image(image: sitk.Image, where: str) -> None:
         raise CrossmodError(
             f"{where} has {image.GetNumberOfComponentsPerPixel()} values a voxel: save one channel a file"
         )
+    spacing = np.asarray(image.GetSpacing())
+    if not (np.all(np.isfinite(spacing)) and np.all(spacing > 0)):
+        raise CrossmodError(f"{where} has the spacing {_rounded(spacing.tolist())} mm: export it again")
     _check_finite(sitk.GetArrayViewFromImage(image), where)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.evaluation.pictures import colours_of, overlay
+from nnunet_crossmod.evaluation.pictures import COLOURS, colours_of, overlay
 
 __all__ = ["ScanFacts", "contact_sheet", "examine_scan", "overview_table"]
 
@@ -117,9 +119,10 @@ def contact_sheet(facts: Sequence[ScanFacts], block: CrossmodBlock, file: Path) 
     shown: list[ScanFacts] = []
     for modality in block.modalities:
         scans = [scan for scan in facts if everything[scan.name].modality == modality]
+        scans.sort(key=lambda scan: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", scan.name)])
         most = max(1, _MOST_TILES // len(block.modalities))
         shown += [scans[number * len(scans) // most] for number in range(most)] if len(scans) > most else scans
-    colours = colours_of(block.labels)
+    colours = _colours(block.labels)
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     pitch = _TILE + 16
@@ -148,6 +151,14 @@ def contact_sheet(facts: Sequence[ScanFacts], block: CrossmodBlock, file: Path) 
     )
     figure.savefig(file, dpi=130)
     return file
+
+
+def _colours(labels: Mapping[str, int]) -> Mapping[int, Sequence[float]]:
+    """Those of the other pictures, as long as they suffice."""
+    if len(labels) <= len(COLOURS):
+        return colours_of(labels)
+    hues = colormaps["gist_rainbow"](np.linspace(0, 1, len(labels)))
+    return {value: tuple(hue[:3]) for value, hue in zip(labels.values(), hues, strict=True)}
 
 
 def _range(values: Sequence[float]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from support import check_integrity
 
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import phantom, raw_dataset
@@ -138,9 +139,7 @@ def test_the_gaps() -> None:
 
 
 def test_nnunet_finds_no_fault(tmp_path: Path) -> None:
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-
-    verify_dataset_integrity(str(convert(tmp_path)[0]), num_processes=1)
+    check_integrity(convert(tmp_path)[0])
 
 
 @pytest.mark.parametrize(

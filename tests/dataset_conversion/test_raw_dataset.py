@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from support import check_integrity
 
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import raw_dataset
@@ -206,9 +207,7 @@ def test_a_summary_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_nnunet_finds_no_fault(folder: Path) -> None:
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-
-    verify_dataset_integrity(str(write(make_scans(folder), folder)), num_processes=1)
+    check_integrity(write(make_scans(folder), folder))
 
 
 def test_an_existing_data_set_is_replaced_only_on_demand(folder: Path) -> None:
