@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -153,12 +154,12 @@ def contact_sheet(facts: Sequence[ScanFacts], block: CrossmodBlock, file: Path) 
     return file
 
 
-def _colours(labels: Mapping[str, int]) -> Mapping[int, Sequence[float]]:
+def _colours(labels: Mapping[str, int]) -> dict[int, tuple[float, float, float]]:
     """Those of the other pictures, as long as they suffice."""
     if len(labels) <= len(COLOURS):
         return colours_of(labels)
-    hues = colormaps["gist_rainbow"](np.linspace(0, 1, len(labels)))
-    return {value: tuple(hue[:3]) for value, hue in zip(labels.values(), hues, strict=True)}
+    hues = np.linspace(0, 1, len(labels))
+    return {value: to_rgb(colormaps["gist_rainbow"](hue)) for value, hue in zip(labels.values(), hues, strict=True)}
 
 
 def _range(values: Sequence[float]) -> str:
