@@ -10,118 +10,33 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from fabricate import dicom, nifti, pngs, sifa_slice
+from fabricate import (
+    GREY,
+    SHAPE,
+    amos_tree,
+    chaos_tree,
+    cmr_tree,
+    dicom,
+    labels,
+    mmwhs_tree,
+    names,
+    nifti,
+    pngs,
+    read,
+    sifa_tree,
+    tao_tree,
+    voxels,
+)
 from support import check_integrity, plan_and_preprocess
 
 from nnunet_crossmod.cli import main
-from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import amos, chaos_btcv, folders, mmwhs, mscmrseg, sifa_tfrecords, tao
 from nnunet_crossmod.dataset_conversion.conversion import DataSet
 from nnunet_crossmod.errors import CrossmodError
 
-SHAPE = (4, 10, 12)
-
-
-def voxels(seed: int, shape: tuple[int, ...] = SHAPE) -> Any:
-    return np.random.default_rng(seed).integers(1, 900, shape).astype(np.int16)
-
-
-def labels(seed: int, ids: Any, shape: tuple[int, ...] = SHAPE) -> Any:
-    return np.random.default_rng(1000 + seed).choice(np.array([0, *ids], dtype=np.uint16), shape)
-
 
 def array(file: Path) -> Any:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-
-
-def read(written: Path) -> tuple[dict[str, Any], CrossmodBlock]:
-    content = json.loads((written / "dataset.json").read_text())
-    return content, CrossmodBlock.from_dataset_json(content)
-
-
-def names(block: CrossmodBlock, modality: str, **wanted: Any) -> set[str]:
-    cases = [case for case in block.cases.values() if case.modality == modality]
-    return {case.name for case in cases if all(getattr(case, key) == value for key, value in wanted.items())}
-
-
-# --- the trees ---------------------------------------------------------------------------------------------------
-
-
-def mmwhs_tree(root: Path) -> Path:
-    ids = [500, 600, 420, 550, 205, 820, 850]
-    for kind in ("ct", "mr"):
-        for number in (1001, 1002, 1003, 1004, 1005, 1007):
-            stem = root / f"{kind}_train" / f"{kind}_train_{number}"
-            nifti(Path(f"{stem}_image.nii.gz"), voxels(number))
-            found = labels(number, [*ids, 421] if kind == "mr" else ids)
-            nifti(Path(f"{stem}_label.nii.gz"), found.astype(np.int32))
-        nifti(root / f"{kind}_test" / f"{kind}_test_2001_image.nii.gz", voxels(1))
-    return root
-
-
-GREY = {"liver": (56, 63, 70), "right kidney": (111, 126), "left kidney": (176, 189, 200), "spleen": (241, 252)}
-
-
-def chaos_tree(root: Path) -> Path:
-    greys = [grey for some in GREY.values() for grey in some]
-    for subject in (1, 2, 3, 10):
-        for protocol, series in (("T2SPIR", ""), ("T1DUAL", "InPhase"), ("T1DUAL", "OutPhase")):
-            place = root / "CHAOS" / "Train_Sets" / "MR" / str(subject) / protocol
-            files = [f"IMG-0004-{2 * z + 1:05d}" for z in range(4)]
-            # Descending, as the scanner counted: the first name is the last position.
-            dicom(place / "DICOM_anon" / series, voxels(subject), [f"{name}.dcm" for name in files[::-1]])
-            pngs(place / "Ground", labels(subject, greys), [f"{name}.png" for name in files[::-1]])
-    for subject in (21,):
-        place = root / "CHAOS" / "Test_Sets" / "MR" / str(subject) / "T2SPIR"
-        dicom(place / "DICOM_anon", voxels(subject), [f"IMG-{z}.dcm" for z in range(4)])
-    for number in (1, 2, 21, 61):
-        nifti(root / "BTCV" / "img" / f"img{number:04d}.nii.gz", voxels(number) - 500)
-        if number != 61:
-            nifti(root / "BTCV" / "label" / f"label{number:04d}.nii.gz", labels(number, range(1, 14)).astype(np.uint8))
-    return root
-
-
-def amos_tree(root: Path) -> Path:
-    for part, numbers in (("Tr", (1, 4, 7, 500, 507, 510, 599)), ("Va", (8, 600))):
-        for number in numbers:
-            nifti(root / "amos22" / f"images{part}" / f"amos_{number:04d}.nii.gz", voxels(number))
-            nifti(root / "amos22" / f"labels{part}" / f"amos_{number:04d}.nii.gz", labels(number, range(1, 16)))
-    nifti(root / "amos22" / "imagesTs" / "amos_0002.nii.gz", voxels(2))
-    return root
-
-
-def tao_tree(root: Path) -> Path:
-    for subject in range(1, 7):
-        flat = subject % 2
-        for sequence, ids in (("T1", (1, 2)), ("T1c", (1,))):
-            stem = f"sub{subject}_{sequence}" if flat else f"sub{subject}/{sequence}"
-            nifti(root / f"{stem}.nii.gz", voxels(subject))
-            nifti(root / f"{stem}_label.nii.gz", labels(subject, ids))
-    return root
-
-
-def sifa_tree(root: Path) -> Path:
-    for kind in ("ct", "mr"):
-        for part, count in (("train", 4), ("val", 2)):
-            for number in range(count):
-                image = np.random.default_rng(number).normal(size=(32, 32, 3))
-                path = root / f"{kind}_{part}_tfs" / f"{kind}_{part}_slice{number}.tfrecords"
-                sifa_slice(path, image, labels(number, range(1, 6), (32, 32, 3)) * (number > 0))
-    for name in ("ct_1003", "mr_1007"):
-        image = np.random.default_rng(7).normal(size=(32, 32, 5))
-        (root / "test").mkdir(exist_ok=True)
-        np.savez(root / "test" / f"{name}.npz", image, labels(7, range(1, 6), (32, 32, 5)))
-    return root
-
-
-def cmr_tree(root: Path) -> Path:
-    for patient in range(1, 8):
-        for sequence in ("C0", "LGE", "T2"):
-            nifti(root / f"patient{patient}_{sequence}.nii.gz", voxels(patient))
-            if sequence != "LGE" or patient < 6:
-                found = labels(patient, (200, 500, 600))
-                nifti(root / f"patient{patient}_{sequence}_manual.nii.gz", found)
-    return root
 
 
 # --- each of them ------------------------------------------------------------------------------------------------

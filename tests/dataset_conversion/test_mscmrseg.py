@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_wrong_trees(tree: Path) -> None:
 
 def test_the_command(tree: Path) -> None:
     command = [sys.executable, "-m", "nnunet_crossmod.dataset_conversion.mscmrseg", "-i", str(tree), "-d", "512"]
-    environment = {"nnUNet_raw": str(tree.parent / "raw"), "PATH": ""}
+    environment = {**os.environ, "nnUNet_raw": str(tree.parent / "raw")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tree.parent / "raw" / "Dataset512_MSCMRSeg" / "dataset.json").is_file()

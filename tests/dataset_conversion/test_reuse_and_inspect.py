@@ -11,8 +11,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from fabricate import cmr_tree, names, read, tao_tree
 from support import check_integrity, plan_and_preprocess
-from test_datasets import cmr_tree, names, read, tao_tree
 
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.data.raw_files import raw_files
