@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,8 +27,10 @@ from nnunet_crossmod.data.block import Case, CrossmodBlock
 from nnunet_crossmod.data.image_files import check_image, check_same_grid, is_all_zero, read_image
 from nnunet_crossmod.data.splits import splits
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.evaluation.overview import ScanFacts, contact_sheet, examine_scan, overview_table
 from nnunet_crossmod.inference.modality_channel import modality_channel
+
+if TYPE_CHECKING:
+    from nnunet_crossmod.evaluation.overview import ScanFacts
 
 __all__ = [
     "Deferred",
@@ -173,6 +175,9 @@ def write_raw_dataset(
     # Once before anything is written: what cannot become a data set is told before minutes of copying.
     dataset_json, block, divided = describe(scans)
     values = {0: 0, **(label_map or {value: value for value in labels.values()})}
+    # Only now: the metrics that this package imports beside it take seconds to load.
+    from nnunet_crossmod.evaluation.overview import contact_sheet, overview_table
+
     facts: list[ScanFacts] = []
     skipped = list(left_out)
     broken: set[str] = set()
@@ -403,6 +408,8 @@ def _groups(scans: Sequence[Scan], registered: bool) -> Iterator[list[Scan]]:
 def _write_group(
     group: Sequence[Scan], folder: Path, block: CrossmodBlock, values: Mapping[int, int], ignore: int
 ) -> list[ScanFacts]:
+    from nnunet_crossmod.evaluation.overview import examine_scan
+
     images = [_read(scan) for scan in group]
     for scan, image in zip(group, images, strict=True):
         check_same_grid(images[0], image, _where(group[0]), _where(scan))

@@ -18,7 +18,6 @@ from nnunet_crossmod.data.block import Case, CrossmodBlock
 from nnunet_crossmod.data.raw_files import raw_files, read_case
 from nnunet_crossmod.data.splits import splits
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.evaluation.overview import contact_sheet, examine_scan, overview_table
 
 from .raw_dataset import FILE_ENDING, SHEET, Scan, new_dataset_folder, write_descriptions
 
@@ -113,6 +112,9 @@ def reuse_dataset(
         "split": sorted(test),
     }
     skipped = [f"{len(left_out)} source scans without labels: {', '.join(left_out)}"] if left_out else []
+    # Only now: the metrics that this package imports beside it take seconds to load.
+    from nnunet_crossmod.evaluation.overview import contact_sheet, examine_scan, overview_table
+
     facts = []
     with atomic_folder(folder, replacing=existing) as complete:
         listed = {}
