@@ -217,6 +217,10 @@ class DataSet:
         """Carry out the command."""
         test = args.test or args.split
         if args.reuse is not None:
+            if args.shots or args.skip_broken or getattr(args, "structures", None):
+                raise CrossmodError(
+                    "--reuse takes its data set as it is: leave --shots, --structures, --skip-broken out"
+                )
             if args.split in self.splits:
                 raise CrossmodError(
                     f"--reuse keeps the test subjects of data set {args.reuse}: leave --split {args.split} out, or "

@@ -530,7 +530,8 @@ def _warn_of_old_data(folder: Path, replaced: Sequence[Path]) -> None:
     preprocessed = os.environ.get(_PREPROCESSED)
     if replaced and preprocessed and (Path(preprocessed) / folder.name).is_dir():
         print(f"Remove {Path(preprocessed) / folder.name} before planning again: it belongs to the replaced data set")
-    names = {old.name for old in replaced}
-    for file in sorted(folder.parent.glob("Dataset*/dataset.json")):
-        if file.parent != folder and json.loads(file.read_text()).get("conversion", {}).get("reuses") in names:
+    for file in sorted(folder.parent.glob("Dataset*/dataset.json")) if replaced else []:
+        # Other people's data sets lie here too: nothing is taken for granted about their files.
+        told = re.search(r'"reuses":\s*"([^"]*)"', file.read_text(errors="replace"))
+        if told and told[1] in {old.name for old in replaced}:
             print(f"Convert {file.parent.name} again: it reads the files of the replaced data set")
