@@ -16,7 +16,13 @@ __all__ = ["main"]
 
 DATASETS = {
     "phantom": "cardiac-like phantom in two modalities, made by code",
+    "mmwhs": "MM-WHS 2017: whole heart in CT and MR",
+    "sifa_tfrecords": "MM-WHS 2017 slices as released with PnP-AdaNet and SIFA",
+    "chaos_btcv": "CHAOS MR and BTCV CT: abdominal organs",
+    "amos": "AMOS22: abdominal organs in CT and MR",
     "mscmrseg": "MS-CMRSeg 2019: bSSFP, LGE and T2 cardiac MR",
+    "tao": "thyroid-associated orbitopathy: registered T1 and T1c MR, annotated in parts",
+    "folders": "any folders of scans, described by flags or a JSON file",
 }
 
 
@@ -27,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_trainers_dir(commands)
     _add_doctor(commands)
     _add_convert(commands, sys.argv[1:] if arguments is None else arguments)
+    _add_inspect(commands)
     _add_configure(commands)
     _add_modality_channel(commands)
     _add_translate(commands, sys.argv[1:] if arguments is None else arguments)
@@ -90,6 +97,47 @@ def _add_convert(commands: Commands, arguments: Sequence[str]) -> None:
             module = importlib.import_module(f"nnunet_crossmod.dataset_conversion.{name}")
             module.add_arguments(command)
             command.set_defaults(run=module.run)
+
+
+def _add_inspect(commands: Commands) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from tqdm import tqdm
+
+        from nnunet_crossmod.data import CrossmodBlock
+        from nnunet_crossmod.data.raw_files import raw_files, read_case
+        from nnunet_crossmod.evaluation.overview import contact_sheet, examine_scan, overview_table
+        from nnunet_crossmod.paths import dataset_folder
+
+        folder = dataset_folder("nnUNet_raw", args.dataset)
+        file = folder / "dataset.json"
+        if not file.is_file():
+            raise CrossmodError(f"{file} does not exist: convert the data set again")
+        try:
+            dataset_json = json.loads(file.read_text())
+        except ValueError as error:
+            raise CrossmodError(f"{file} cannot be read as JSON ({error}): convert the data set again") from error
+        block = CrossmodBlock.from_dataset_json(dataset_json, str(file))
+        everything = {**block.cases, **block.test}
+        facts = []
+        for name, files in tqdm(
+            raw_files(folder, dataset_json).items(), desc=f"Reading {folder.name}", unit="scan", disable=None
+        ):
+            image, label = read_case(files)
+            facts.append(examine_scan(name, image, label if everything[name].labelled else None))
+        print(f"{folder}: {overview_table(facts, block, dataset_json.get('conversion', {}).get('left_out', []))}")
+        sheet = Path(f"{folder.name}.png") if args.output is None else args.output
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        print(f"To check by eye: {contact_sheet(facts, block, sheet)}")
+
+    parser = _command(
+        commands,
+        "inspect",
+        "what a raw data set holds: a table, and a sheet with one slice a scan",
+        "Print scans, labels, voxels and spacings of each modality, and draw one slice a scan with its labels.",
+    )
+    parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="data set id or name")
+    parser.add_argument("-o", dest="output", type=Path, metavar="FILE", help="the sheet (default: DATASET.png, here)")
+    parser.set_defaults(run=run)
 
 
 def _add_configure(commands: Commands) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from nnunet_crossmod.plans import configure
 
@@ -16,6 +20,15 @@ def plan_and_preprocess(dataset_id: int, configurations: tuple[str, ...] = CONFI
     extract_fingerprints([dataset_id], num_processes=1, verbose=False, show_progress_bar=False)
     plan_experiments([dataset_id])
     preprocess([dataset_id], "nnUNetPlans", configurations, [1], show_progress_bar=False)
+
+
+def check_integrity(folder: Path) -> None:
+    """nnU-Net's own check of a raw data set, in this process: a new one would import torch for seconds."""
+    from nnunetv2.experiment_planning import verify_dataset_integrity as checks
+
+    threads = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))
+    with patch.object(checks, "multiprocessing", threads):
+        checks.verify_dataset_integrity(str(folder), num_processes=1)
 
 
 def tiny(plans: dict[str, Any], name: str, **settings: Any) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["check_image", "check_same_grid", "is_all_zero", "read_image"]
+__all__ = ["check_image", "check_same_grid", "is_all_zero", "quiet_readers", "read_image"]
 
 # Segmentation tools round origins and spacings when they save; less than this moves no voxel.
 _TOLERATED_SHIFT_VOXELS = 0.05
@@ -37,15 +38,27 @@ def read_image(path: Path) -> sitk.Image:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-        _check_nifti(path, reader)
-        image = reader.Execute()
+        with quiet_readers():
+            reader.ReadImageInformation()
+            _check_nifti(path, reader)
+            image = reader.Execute()
     except (RuntimeError, OSError, EOFError, zlib.error) as error:
         raise CrossmodError(
             f"{path} cannot be read ({_reason(error)}): copy or download it again, or convert it to a valid NIfTI"
         ) from error
     check_image(image, str(path))
     return image
+
+
+@contextmanager
+def quiet_readers() -> Iterator[None]:
+    """Keep ITK's own warnings about a file off the terminal: what matters becomes an error."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def check_image(image: sitk.Image, where: str) -> None:
@@ -56,7 +69,7 @@ def check_image(image: sitk.Image, where: str) -> None:
         where: its file or case, for the message.
 
     Raises:
-        CrossmodError: not 3D, several values a voxel, or NaN or infinite voxels.
+        CrossmodError: not 3D, several values a voxel, no positive spacing, or NaN or infinite voxels.
     """
     if image.GetDimension() != 3:
         size = " x ".join(str(length) for length in image.GetSize())
@@ -67,6 +80,9 @@ def check_image(image: sitk.Image, where: str) -> None:
         raise CrossmodError(
             f"{where} has {image.GetNumberOfComponentsPerPixel()} values a voxel: save one channel a file"
         )
+    spacing = np.asarray(image.GetSpacing())
+    if not (np.all(np.isfinite(spacing)) and np.all(spacing > 0)):
+        raise CrossmodError(f"{where} has the spacing {_rounded(spacing.tolist())} mm: export it again")
     _check_finite(sitk.GetArrayViewFromImage(image), where)
 
 
@@ -113,7 +129,12 @@ def _check_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
     if not path.name.endswith((".nii", ".nii.gz")):
         return
     content = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
-    start, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
+    try:
+        start, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
+    except (ValueError, OverflowError) as error:
+        raise EOFError("its header is damaged") from error
+    if not 0 <= start <= len(content):
+        raise EOFError("its header is damaged")
     voxels = int(np.prod(reader.GetSize(), dtype=np.int64)) * reader.GetNumberOfComponents()
     if len(content) < start + voxels * bits // 8:
         raise EOFError(f"truncated: {len(content)} of {start + voxels * bits // 8} bytes")

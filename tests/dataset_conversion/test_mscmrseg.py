@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from support import check_integrity
 
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import mscmrseg
@@ -67,7 +69,7 @@ def test_who_trains_and_who_tests(tree: Path, capsys: pytest.CaptureFixture[str]
     assert block.cases["patient3_LGE"].subject == block.cases["patient3_C0"].subject == "patient3"
     assert not any(case.annotated or case.labelled for case in block.cases.values() if case.modality == "LGE")
     assert not block.registered
-    assert "Left out 1 source scans without labels: patient8_C0.nii.gz" in capsys.readouterr().out
+    assert "1 source scans of bSSFP without labels: patient8_C0" in capsys.readouterr().out
 
 
 def test_the_label_table(tree: Path) -> None:
@@ -110,9 +112,7 @@ def test_affine_and_spacing_are_kept(tree: Path) -> None:
 
 
 def test_nnunet_finds_no_fault(tree: Path) -> None:
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-
-    verify_dataset_integrity(str(convert(tree)[0]), num_processes=1)
+    check_integrity(convert(tree)[0])
 
 
 def test_other_sequences_and_test_patients(tree: Path) -> None:
@@ -136,8 +136,8 @@ def test_shots_annotate_labelled_target_scans(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"target": ["CT"]}, "sequence 'CT' is not one of ['bSSFP', 'LGE', 'T2']"),
-        ({"test": [99]}, "test patient 'patient99' has no scan"),
+        ({"target": ["CT"]}, "modality 'CT' is not one of ['bSSFP', 'LGE', 'T2']"),
+        ({"test": [99]}, "test subject '99' has no scan"),
     ],
 )
 def test_wrong_arguments(tree: Path, arguments: dict[str, Any], told: str) -> None:
@@ -148,10 +148,13 @@ def test_wrong_arguments(tree: Path, arguments: dict[str, Any], told: str) -> No
 
 
 def test_wrong_trees(tree: Path) -> None:
-    with pytest.raises(CrossmodError, match=r"nowhere holds no patient<N>_C0\.nii\.gz"):
+    with pytest.raises(CrossmodError, match=r"nowhere is no folder"):
         convert(tree / "nowhere")
+    (tree / "empty").mkdir()
+    with pytest.raises(CrossmodError, match=r"empty holds no patient<N>_C0\.nii\.gz"):
+        convert(tree / "empty")
     (tree / "images" / "patient3_C0.nii.gz").rename(tree / "patient9_C0_manual.nii.gz")
-    with pytest.raises(CrossmodError, match=r"patient3_C0_manual\.nii\.gz has no image beside it: add patient3_C0"):
+    with pytest.raises(CrossmodError, match=r"patient3_C0_manual\.nii\.gz has no image beside it: add the image"):
         convert(tree)
     (tree / "c0gt" / "patient3_C0_manual.nii.gz").rename(tree / "patient4_C0_manual.nii.gz")
     with pytest.raises(CrossmodError, match=r"c0gt/patient4_C0_manual\.nii\.gz and .*are the same file"):
@@ -160,7 +163,7 @@ def test_wrong_trees(tree: Path) -> None:
 
 def test_the_command(tree: Path) -> None:
     command = [sys.executable, "-m", "nnunet_crossmod.dataset_conversion.mscmrseg", "-i", str(tree), "-d", "512"]
-    environment = {"nnUNet_raw": str(tree.parent / "raw"), "PATH": ""}
+    environment = {**os.environ, "nnUNet_raw": str(tree.parent / "raw")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tree.parent / "raw" / "Dataset512_MSCMRSeg" / "dataset.json").is_file()

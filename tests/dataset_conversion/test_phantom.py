@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from support import check_integrity
 
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.data.block import CrossmodBlock
@@ -34,7 +35,7 @@ def arrays(seed: int, subject: int, **changes: Any) -> dict[str, tuple[Any, Any]
 def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
     first, again, other = (convert(tmp_path / str(n), seed=seed)[0] for n, seed in enumerate((1, 1, 2)))
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
-    assert len(files) == 2 + 3 * 2 * 3 + 1 * 2 * 3
+    assert len(files) == 3 + 3 * 2 * 3 + 1 * 2 * 3
     for path in files:
         assert (first / path).read_bytes() == (again / path).read_bytes(), path
     images = [path for path in files if path.name.endswith("_0000.nii.gz")]
@@ -144,9 +145,7 @@ def test_the_gaps() -> None:
 
 
 def test_nnunet_finds_no_fault(tmp_path: Path) -> None:
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-
-    verify_dataset_integrity(str(convert(tmp_path)[0]), num_processes=1)
+    check_integrity(convert(tmp_path)[0])
 
 
 @pytest.mark.parametrize(

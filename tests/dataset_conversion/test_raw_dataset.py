@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from support import check_integrity
 
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import raw_dataset
@@ -132,6 +133,21 @@ def test_labels_are_mapped_many_to_one(folder: Path) -> None:
         np.testing.assert_array_equal(sitk.GetArrayFromImage(label), values)
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.int64, np.float32])
+def test_labels_without_background_and_of_any_type(folder: Path, kind: Any) -> None:
+    given = np.random.default_rng(3).choice(np.array([200, 205], dtype=kind), size=SHAPE)
+    written = write(changed(make_scans(folder), "s0_mr", label=image_of(given), label_map={200: 2, 205: 1}), folder)
+    np.testing.assert_array_equal(voxels_of(written / "labelsTr" / "s0_mr.nii.gz"), np.where(given == 200, 2, 1))
+
+
+@pytest.mark.parametrize("value", [-1, 70000])
+def test_an_outlandish_label_value_is_listed(folder: Path, value: int) -> None:
+    given = np.full(SHAPE, 200, dtype=np.int32)
+    given[0, 0, 0] = value
+    with pytest.raises(CrossmodError, match=rf"label of case 's0_mr' holds the values \[{value}\]"):
+        write(changed(make_scans(folder), "s0_mr", label=image_of(given)), folder)
+
+
 def test_voxels_and_affine_are_kept_bit_by_bit(folder: Path) -> None:
     scans = make_scans(folder)
     written = write(scans, folder)
@@ -206,9 +222,7 @@ def test_a_summary_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_nnunet_finds_no_fault(folder: Path) -> None:
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-
-    verify_dataset_integrity(str(write(make_scans(folder), folder)), num_processes=1)
+    check_integrity(write(make_scans(folder), folder))
 
 
 def test_an_existing_data_set_is_replaced_only_on_demand(folder: Path) -> None:
