@@ -262,7 +262,7 @@ def _read(files: Sequence[Path], index: int, recipe: _Recipe, case: str) -> tupl
             raise CrossmodError(f"case {case!r}: {file} is all zero: take it out, or export it again")
         check_same_grid(images[0], image, f"case {case!r}: {files[0]}", str(file))
     del images
-    voxels, properties = recipe.plans.image_reader_writer_class()().read_images([str(file) for file in files])
+    voxels, properties = recipe.plans.image_reader_writer_class().read_images([str(file) for file in files])
     return _preprocess(voxels, properties, index, recipe)
 
 
