@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,18 +89,22 @@ def let_nnunet_find_trainers() -> None:
 
 
 def find_dataset_json(dataset: int | str) -> Path:
-    """The ``dataset.json`` of a data set, from ``$nnUNet_raw`` or else ``$nnUNet_preprocessed``.
+    """The ``dataset.json`` of a data set, from ``$nnUNet_raw``, ``$nnUNet_preprocessed`` or a cross-modal model of it.
 
     Raises:
-        CrossmodError: neither folder holds the data set, or it is ambiguous.
+        CrossmodError: none of the folders holds the data set, or it is ambiguous.
     """
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         base = os.environ.get(variable)
         if base and any(Path(base).glob(f"{_pattern(dataset)}/dataset.json")):
             return dataset_folder(variable, dataset) / "dataset.json"
+    results = os.environ.get("nnUNet_results")  # noqa: SIM112 - nnU-Net's spelling
+    for file in sorted(Path(results).glob(f"{_pattern(dataset)}/*/dataset.json")) if results else ():
+        if "crossmod" in json.loads(file.read_text()):
+            return file
     raise CrossmodError(
-        f"data set {dataset} lies neither in $nnUNet_raw nor in $nnUNet_preprocessed: set them as for nnU-Net, or name "
-        "the dataset.json of the trained model"
+        f"data set {dataset} lies neither in $nnUNet_raw nor in $nnUNet_preprocessed, nor has $nnUNet_results a "
+        "cross-modal model of it: set them as for nnU-Net, or name the dataset.json of a trained model"
     )
 
 

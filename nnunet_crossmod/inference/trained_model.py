@@ -83,6 +83,10 @@ class TrainedModel:
             raise
         except (RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if "Could not find requested nnunet trainer" in reason:
+                raise CrossmodError(
+                    f"nnU-Net finds no trainer {self.trainer}: let nnUNet_extTrainer name the folder it lies in"
+                ) from error
             raise CrossmodError(
                 f"{self.checkpoint} of {self.folder} cannot be loaded ({reason}): copy it again, or name another with "
                 "-chk"

@@ -20,6 +20,7 @@ from nnunet_crossmod.cli import main
 from nnunet_crossmod.inference import Predictor, export
 from nnunet_crossmod.inference.export import export_model, stock_plans
 from nnunet_crossmod.nn import ModalityUNet
+from nnunet_crossmod.paths import trainer_names
 
 MakeModel = Callable[..., Path]
 
@@ -93,6 +94,20 @@ def test_a_stock_predictor_gives_the_same_labels(
     assert np.mean(found[0] != labels) < (1e-3 if "change_plans" in options else 1e-9)
     if "name" not in options:
         assert (mine.predict(scan, spacing, "cine") != labels).any()
+
+
+@pytest.mark.parametrize("name", trainer_names())
+def test_every_trainer_exports_or_says_why_not(
+    name: str, make_model: MakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model(name)
+    code = main(command(folder, tmp_path / "model.zip"))
+    if code:
+        assert "crossmod predict" in one_line(capsys)
+        assert not list(tmp_path.glob("*.zip"))
+    else:
+        assert zipfile.is_zipfile(tmp_path / "model.zip")
+    assert (code == 0) or name not in ("AICLTrainer", "JointTrainer", "SourceOnlyTrainer", "TargetSupervisedTrainer")
 
 
 def test_nothing_of_this_package_is_left(make_model: MakeModel, tmp_path: Path) -> None:

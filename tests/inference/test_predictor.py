@@ -282,6 +282,17 @@ def test_a_damaged_checkpoint(
     assert "checkpoint_final.pth of" in one_line(capsys)
 
 
+def test_a_trainer_that_is_not_found(
+    make_model: MakeModel, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model()
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save({**torch.load(file, weights_only=False), "trainer_name": "MyTrainer"}, file)
+    renamed = folder.rename(folder.with_name(folder.name.replace("AICL", "My")))
+    assert main(command(renamed, scans, tmp_path / "out", *BY_NAME)) == 1
+    assert "finds no trainer MyTrainer: let nnUNet_extTrainer" in one_line(capsys)
+
+
 def test_a_stock_model_is_nnunets_own(
     make_model: MakeModel, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

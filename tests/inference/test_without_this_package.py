@@ -115,15 +115,17 @@ def test_the_round_trip(
     model = ["-m", "lge", "--model-folder", str(folder), *chosen]
     # the command in a process of its own: it takes PyTorch's threads, and others read and write for it
     program = [sys.executable, "-m", "nnunet_crossmod.cli"]
-    where = ["predict", "-i", str(scans), "-o", str(tmp_path / "mine"), "-device", "cpu", "--save_probabilities"]
-    done = subprocess.run([*program, *where, *model], capture_output=True, text=True, check=False)
+    workers = ["-npp", "1", "-nps", "1"] if configuration == "2d" else ["-npp", "0", "-nps", "0"]
+    options = ["-device", "cpu", "--save_probabilities", *workers]
+    where = ["predict", "-i", str(scans), "-o", str(tmp_path / "mine")]
+    done = subprocess.run([*program, *where, *model, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
     assert main(["export", *model, "-o", str(tmp_path / "model.zip"), "--as-dataset", "Dataset321_Round"]) == 0
     done = stock.run("nnUNetv2_install_pretrained_model_from_zip", str(tmp_path / "model.zip"))
     assert done.returncode == 0, done.stdout + done.stderr
     where = ["-i", str(scans), "-o", str(tmp_path / "theirs"), "-d", "321", "-c", configuration, *chosen]
-    done = stock.run("nnUNetv2_predict", *where, "-p", "nnUNetPlans_tiny", "-device", "cpu", "--save_probabilities")
+    done = stock.run("nnUNetv2_predict", *where, "-p", "nnUNetPlans_tiny", *options)
     assert done.returncode == 0, done.stdout + done.stderr
 
     mine, theirs = (labels(tmp_path / place / "new.nii.gz") for place in ("mine", "theirs"))
