@@ -28,15 +28,15 @@ DATASETS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Wrong input is told in one line on stderr."""
+    words = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="crossmod", description="Cross-modality segmentation with nnU-Net v2.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_trainers_dir(commands)
     _add_doctor(commands)
-    _add_convert(commands, sys.argv[1:] if arguments is None else arguments)
+    _add_convert(commands, words)
     _add_inspect(commands)
     _add_configure(commands)
-    _add_modality_channel(commands)
-    _add_translate(commands, sys.argv[1:] if arguments is None else arguments)
+    _add_inference(commands, words)
     _add_evaluate(commands)
     _add_demo(commands)
     parsed = parser.parse_args(arguments)
@@ -211,28 +211,40 @@ def _check_settings(trainer: str, settings: dict[str, object]) -> None:
     resolve(kind, kind._hyperparameter_types, settings, "--set")
 
 
-def _add_modality_channel(commands: Commands) -> None:
-    from nnunet_crossmod.inference.modality_channel import add_arguments, run
-
-    parser = _command(commands, "modality-channel", "give new scans the modality channel that the networks read")
-    add_arguments(parser)
-    parser.set_defaults(run=run)
-
-
-def _add_translate(commands: Commands, arguments: Sequence[str]) -> None:
-    description = (
+INFERENCE = {
+    "modality-channel": ("modality_channel", "give new scans the modality channel that the networks read", ""),
+    "predict": (
+        "predict",
+        "predict new scans: as modality-channel and nnUNetv2_predict, in one step",
+        "Predict new scans. The label maps are those of crossmod modality-channel and nnUNetv2_predict, the flags are\n"
+        "nnU-Net's; no second folder is written.\n\n"
+        "  crossmod predict -i scans -o out -m LGE -d 511 -c 3d_fullres -f 0 -tr AICLTrainer\n"
+        "  crossmod predict -i scans -o out -m 'bSSFP=*_C0' 'LGE=*_LGE' -d 511 -c 2d -f 0 -tr AICLTrainer",
+    ),
+    "export": (
+        "export",
+        "make a stock nnU-Net model for one modality, which needs nothing of this package",
+        "Turn a trained model into an ordinary nnU-Net model for one modality. It installs with\n"
+        "nnUNetv2_install_pretrained_model_from_zip and predicts with nnUNetv2_predict, anywhere.\n\n"
+        "  crossmod export -m LGE -d 511 -c 2d -f 0 -tr AICLTrainer -o model.zip",
+    ),
+    "translate": (
+        "translation",
+        "source scans in the style of the target, by a trained generator",
         "Translate source scans into the target modality with the generator of a trained model. Each is written with\n"
         "its own geometry, in the z-scores that nnU-Net gives to the modality it was translated into.\n\n"
-        "  crossmod translate -d 511 -c 2d -tr CISFATrainer -i source_scans -o translated"
-    )
-    parser = _command(
-        commands, "translate", "source scans in the style of the target, by a trained generator", description
-    )
-    if "translate" in arguments:  # only then: its imports take seconds
-        from nnunet_crossmod.inference.translation import add_arguments, run
+        "  crossmod translate -d 511 -c 2d -tr CISFATrainer -i source_scans -o translated",
+    ),
+}
 
-        add_arguments(parser)
-        parser.set_defaults(run=run)
+
+def _add_inference(commands: Commands, arguments: Sequence[str]) -> None:
+    for name, (module_name, summary, description) in INFERENCE.items():
+        command = _command(commands, name, summary, description)
+        if name in arguments:
+            module = importlib.import_module(f"nnunet_crossmod.inference.{module_name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
 
 
 def _add_evaluate(commands: Commands) -> None:

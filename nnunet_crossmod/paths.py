@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import Any
 
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["dataset_folder", "find_dataset_json", "load_trainer", "trainer_names", "trainers_folder"]
+__all__ = [
+    "dataset_folder",
+    "find_dataset_json",
+    "let_nnunet_find_trainers",
+    "load_trainer",
+    "model_folder",
+    "trainer_names",
+    "trainers_folder",
+]
 
 
 def trainers_folder() -> Path:
@@ -46,28 +55,56 @@ def dataset_folder(variable: str, dataset: int | str) -> Path:
         raise CrossmodError(f"{variable} is not set: export {variable}=/a/folder")
     found = sorted(path for path in Path(base).glob(_pattern(dataset)) if path.is_dir())
     if not found:
-        remedy = {"nnUNet_raw": '"crossmod convert"', "nnUNet_results": "nnUNetv2_train"}.get(
-            variable, f"nnUNetv2_plan_and_preprocess -d {dataset}"
-        )
+        remedy = {
+            "nnUNet_raw": '"crossmod convert"',
+            "nnUNet_results": f"nnUNetv2_train {dataset} CONFIGURATION FOLD -tr TRAINER",
+        }.get(variable, f"nnUNetv2_plan_and_preprocess -d {dataset}")
         raise CrossmodError(f"{base} has no data set {dataset}: make it with {remedy}")
     if len(found) > 1:
         raise CrossmodError(f"{base} has several data sets {dataset}: give the full name of one, as {found[0].name}")
     return found[0]
 
 
-def find_dataset_json(dataset: int | str) -> Path:
-    """The ``dataset.json`` of a data set, from ``$nnUNet_raw`` or else ``$nnUNet_preprocessed``.
+def model_folder(dataset: int | str, trainer: str, plans: str, configuration: str) -> Path:
+    """The folder of a trained model below ``$nnUNet_results``.
 
     Raises:
-        CrossmodError: neither folder holds the data set, or it is ambiguous.
+        CrossmodError: there is no such model; the message names those there are.
+    """
+    of_dataset = dataset_folder("nnUNet_results", dataset)
+    folder = of_dataset / f"{trainer}__{plans}__{configuration}"
+    if not folder.is_dir():
+        trained = [path.name.split("__") for path in sorted(of_dataset.glob("*__*__*")) if path.is_dir()]
+        there = "; ".join(f"-tr {t} -p {p} -c {c}" for t, p, c in (name for name in trained if len(name) == 3))
+        raise CrossmodError(f"{folder} does not exist; trained on {of_dataset.name}: {there or 'nothing yet'}")
+    return folder
+
+
+def let_nnunet_find_trainers() -> None:
+    """Put the trainers into nnU-Net's own variable, for this process, where they are not named there."""
+    variable, wanted = "nnUNet_extTrainer", str(trainers_folder())
+    named = [path for path in os.environ.get(variable, "").split(os.pathsep) if path.strip()]
+    if wanted not in [str(Path(path).resolve()) for path in named]:
+        os.environ[variable] = os.pathsep.join([*named, wanted])
+
+
+def find_dataset_json(dataset: int | str) -> Path:
+    """The ``dataset.json`` of a data set, from ``$nnUNet_raw``, ``$nnUNet_preprocessed`` or a cross-modal model of it.
+
+    Raises:
+        CrossmodError: none of the folders holds the data set, or it is ambiguous.
     """
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         base = os.environ.get(variable)
         if base and any(Path(base).glob(f"{_pattern(dataset)}/dataset.json")):
             return dataset_folder(variable, dataset) / "dataset.json"
+    results = os.environ.get("nnUNet_results")  # noqa: SIM112 - nnU-Net's spelling
+    for file in sorted(Path(results).glob(f"{_pattern(dataset)}/*/dataset.json")) if results else ():
+        if "crossmod" in json.loads(file.read_text()):
+            return file
     raise CrossmodError(
-        f"data set {dataset} lies neither in $nnUNet_raw nor in $nnUNet_preprocessed: set them as for nnU-Net, or name "
-        "the dataset.json of the trained model"
+        f"data set {dataset} lies neither in $nnUNet_raw nor in $nnUNet_preprocessed, nor has $nnUNet_results a "
+        "cross-modal model of it: set them as for nnU-Net, or name the dataset.json of a trained model"
     )
 
 

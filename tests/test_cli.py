@@ -23,6 +23,8 @@ COMMANDS = [
     "inspect",
     "configure",
     "modality-channel",
+    "predict",
+    "export",
     "translate",
     "evaluate",
     "demo",

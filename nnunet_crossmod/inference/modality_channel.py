@@ -5,25 +5,52 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_crossmod.data.atomic_folder import atomic_folder
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.inference.scans import (
+    CHANNEL_NAME,
+    add_modality_arguments,
+    find_cases,
+    known_modality,
+    modalities_of,
+)
 from nnunet_crossmod.paths import find_dataset_json
 
-__all__ = ["add_arguments", "add_modality_channel", "modality_channel", "run"]
+__all__ = ["Contract", "add_arguments", "add_modality_channel", "fill_box", "modality_channel", "run"]
 
-_IMAGE_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".gipl", ".png", ".bmp", ".tif", ".tiff", ".dcm")
-_CHANNEL_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+def fill_box(images: Sequence[NDArray[Any]], index: int) -> NDArray[np.uint8]:
+    """The modality channel of arrays.
+
+    Args:
+        images: channels of a scan, each (*s), not all of them zero everywhere.
+        index: position of its modality in the block's ``modalities``, from 0.
+
+    Returns:
+        (*s): ``index + 1`` inside the bounding box of what is non-zero in any channel, 0 outside.
+    """
+    nonzero = np.zeros(images[0].shape, dtype=bool)
+    for image in images:
+        nonzero |= image != 0
+    box = []
+    for axis in range(nonzero.ndim):
+        occupied = np.flatnonzero(nonzero.any(axis=tuple(other for other in range(nonzero.ndim) if other != axis)))
+        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    values = np.zeros(nonzero.shape, dtype=np.uint8)
+    values[tuple(box)] = index + 1
+    return values
 
 
 def modality_channel(image: sitk.Image, index: int, like: Sequence[sitk.Image] = ()) -> sitk.Image:
@@ -48,24 +75,47 @@ def modality_channel(image: sitk.Image, index: int, like: Sequence[sitk.Image] =
         raise CrossmodError("the image is all zero and has no bounding box: take the scan out, or export it again")
     for other in like:
         check_same_grid(image, other, "the image", "an image of the same subject")
-    nonzero = np.zeros(image.GetSize()[::-1], dtype=bool)
-    for member in (image, *like):
-        nonzero |= sitk.GetArrayViewFromImage(member) != 0
-    box = []
-    for axis in range(nonzero.ndim):
-        occupied = np.flatnonzero(nonzero.any(axis=tuple(other for other in range(nonzero.ndim) if other != axis)))
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    values = np.zeros(nonzero.shape, dtype=np.uint8)
-    values[tuple(box)] = index + 1
+    values = fill_box([sitk.GetArrayViewFromImage(member) for member in (image, *like)], index)
     channel = sitk.GetImageFromArray(values)
     channel.CopyInformation(image)
     return channel
 
 
+class Contract(NamedTuple):
+    """What a ``dataset.json`` asks of new scans: the modalities, the file ending, the number of image channels."""
+
+    modalities: tuple[str, ...]
+    ending: str
+    channels: int
+
+    @classmethod
+    def read(cls, dataset_json: Path) -> Contract:
+        """Read the file.
+
+        Raises:
+            CrossmodError: it cannot be read, is no JSON, or is of no cross-modal data set.
+        """
+        try:
+            content = json.loads(dataset_json.read_text())
+            block = CrossmodBlock.from_dataset_json(content, str(dataset_json))
+            return cls(block.modalities, str(content["file_ending"]), len(content["channel_names"]) - 1)
+        except OSError as error:
+            raise CrossmodError(f"{dataset_json} cannot be read ({error.strerror}): check the path") from error
+        except json.JSONDecodeError as error:
+            raise CrossmodError(f"{dataset_json} is not valid JSON ({error}): restore it, or convert again") from error
+        except KeyError as error:
+            raise CrossmodError(f"{dataset_json} has no {error}: convert the data set again") from error
+
+
 def add_modality_channel(
-    input_folder: Path, output_folder: Path, modality: str, dataset_json: Path, *, overwrite: bool = False
+    input_folder: Path,
+    output_folder: Path,
+    modality: str | Mapping[str, str],
+    dataset_json: Path,
+    *,
+    overwrite: bool = False,
 ) -> list[str]:
-    """Give new scans of one modality their modality channel, ready for ``nnUNetv2_predict``.
+    """Give new scans their modality channel, ready for ``nnUNetv2_predict``.
 
     The input folder holds ``case_0000<ending>``, … (one file a channel), or plain ``case<ending>`` where the data set
     has one image channel. The output folder gets hard links to the image channels (copies where the file system
@@ -74,7 +124,7 @@ def add_modality_channel(
     Args:
         input_folder: the new scans.
         output_folder: where to write; made if need be.
-        modality: what they are; one of the block's modalities.
+        modality: what they are; one of the block's modalities, or one a case.
         dataset_json: the data set that the model was trained on.
         overwrite: replace an output folder that holds channels from an earlier call.
 
@@ -85,11 +135,13 @@ def add_modality_channel(
         CrossmodError: unknown modality, wrong file ending, a missing channel, an unusable image, channels on
             different grids, or an output folder that is in use.
     """
-    block, ending, channels = _read_contract(dataset_json)
-    if modality not in block.modalities:
-        raise CrossmodError(f"modality {modality!r} is not one of {list(block.modalities)}, which {dataset_json} names")
-    index = block.modalities.index(modality)
-    cases = _find_cases(input_folder, ending, channels)
+    contract = Contract.read(dataset_json)
+    told = {modality} if isinstance(modality, str) else set(modality.values())
+    for name in told:
+        known_modality(name, contract.modalities, str(dataset_json))
+    ending, channels = contract.ending, contract.channels
+    cases = find_cases(input_folder, ending, channels)
+    modality_of = dict.fromkeys(cases, modality) if isinstance(modality, str) else modality
     output = output_folder.resolve()
     _check_output(output, input_folder.resolve(), ending, overwrite)
     with atomic_folder(output, replacing=[output] if output.exists() else []) as complete:
@@ -102,6 +154,7 @@ def add_modality_channel(
             for channel, file in enumerate(files):
                 _link(file, complete / f"{case}_{channel:04d}{ending}")
             last = complete / f"{case}_{channels:04d}{ending}"
+            index = contract.modalities.index(modality_of[case])
             sitk.WriteImage(modality_channel(images[0], index, images[1:]), str(last), useCompression=True)
     return sorted(cases)
 
@@ -110,7 +163,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of ``crossmod modality-channel``."""
     parser.add_argument("-i", dest="input", type=Path, required=True, metavar="FOLDER", help="the new scans")
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="what nnU-Net will read")
-    parser.add_argument("-m", dest="modality", required=True, metavar="MODALITY", help="modality of these scans")
+    add_modality_arguments(parser)
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("-d", dest="dataset", metavar="DATASET", help="id or name of the data set the model knows")
     data.add_argument("--dataset-json", type=Path, metavar="FILE", help="the dataset.json of a trained model instead")
@@ -120,60 +173,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Carry out ``crossmod modality-channel``."""
     dataset_json = args.dataset_json or find_dataset_json(args.dataset)
-    cases = add_modality_channel(args.input, args.output, args.modality, dataset_json, overwrite=args.overwrite)
-    print(f"{args.output}: {args.modality} scans ready for nnUNetv2_predict: {len(cases)}")
-
-
-def _read_contract(dataset_json: Path) -> tuple[CrossmodBlock, str, int]:
-    """The block, the file ending and the number of image channels that a ``dataset.json`` declares."""
-    try:
-        content = json.loads(dataset_json.read_text())
-        block = CrossmodBlock.from_dataset_json(content, str(dataset_json))
-        return block, str(content["file_ending"]), len(content["channel_names"]) - 1
-    except OSError as error:
-        raise CrossmodError(f"{dataset_json} cannot be read ({error.strerror}): check the path") from error
-    except json.JSONDecodeError as error:
-        raise CrossmodError(f"{dataset_json} is not valid JSON ({error}): restore it, or convert again") from error
-    except KeyError as error:
-        raise CrossmodError(f"{dataset_json} has no {error}: convert the data set again") from error
-
-
-def _find_cases(folder: Path, ending: str, channels: int) -> dict[str, list[Path]]:
-    """Case → its image channels in order."""
-    if not folder.is_dir():
-        raise CrossmodError(f"input folder {folder} does not exist: check the path")
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    for file in files:
-        if file.name.lower().endswith(_IMAGE_ENDINGS) and not file.name.endswith(ending):
-            raise CrossmodError(
-                f"{file} does not end in {ending} as the data set's files do: convert it, or move it away"
-            )
-    stems = {file.name.removesuffix(ending): file for file in files if file.name.endswith(ending)}
-    if not stems:
-        raise CrossmodError(f"input folder {folder} holds no *{ending} file: check the path")
-    if not any(stem.endswith("_0000") for stem in stems):
-        if channels == 1:
-            return {stem: [file] for stem, file in stems.items()}
-        raise CrossmodError(
-            f"{next(iter(stems.values()))}: the data set has {channels} image channels, so files must be named "
-            f"case_0000{ending} to case_{channels - 1:04d}{ending}"
-        )
-    found: dict[str, dict[int, Path]] = {}
-    for stem, file in stems.items():
-        match = _CHANNEL_NAME.fullmatch(stem)
-        if not match:
-            raise CrossmodError(f"{file} has no channel number but its neighbours have: name it {stem}_0000{ending}")
-        if int(match["channel"]) >= channels:
-            raise CrossmodError(
-                f"{file} is channel {int(match['channel'])}, but the data set has {channels} image channel(s) before "
-                "the modality channel: take it out of the input folder"
-            )
-        found.setdefault(match["case"], {})[int(match["channel"])] = file
-    for case, numbered in found.items():
-        for channel in range(channels):
-            if channel not in numbered:
-                raise CrossmodError(f"case {case!r} lacks {folder / f'{case}_{channel:04d}{ending}'}: add that channel")
-    return {case: [numbered[channel] for channel in range(channels)] for case, numbered in found.items()}
+    contract = Contract.read(dataset_json)
+    names = sorted(find_cases(args.input, contract.ending, contract.channels))
+    modalities = modalities_of(args, names, contract.modalities, str(dataset_json))
+    add_modality_channel(args.input, args.output, modalities, dataset_json, overwrite=args.overwrite)
+    for modality in sorted(set(modalities.values())):
+        number = sum(told == modality for told in modalities.values())
+        print(f"{args.output}: {modality} scans ready for nnUNetv2_predict: {number}")
 
 
 def _check_output(output: Path, source: Path, ending: str, overwrite: bool) -> None:
@@ -190,7 +196,7 @@ def _check_output(output: Path, source: Path, ending: str, overwrite: bool) -> N
             f"output folder {output} already holds {present[0].name}: name another one, or add --overwrite"
         )
     for path in present:
-        if not (path.name.endswith(ending) and _CHANNEL_NAME.fullmatch(path.name.removesuffix(ending))):
+        if not (path.name.endswith(ending) and CHANNEL_NAME.fullmatch(path.name.removesuffix(ending))):
             raise CrossmodError(
                 f"output folder {output} holds {path.name}, which is no channel of a case: name another folder"
             )

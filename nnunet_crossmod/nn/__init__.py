@@ -16,6 +16,7 @@ from nnunet_crossmod.nn.intensity_map import from_unit, to_unit
 from nnunet_crossmod.nn.joint_architectures import EncoderPerModality, ModalityGain, ModulatedUNet, encoder_per_modality
 from nnunet_crossmod.nn.local_alignment import build_feature_discriminator, local_feature_mask
 from nnunet_crossmod.nn.projection import ProjectionHead
+from nnunet_crossmod.nn.stock_state import stock_state
 from nnunet_crossmod.nn.style_translator import AdaINAutoEncoder, StyleTranslator, adaptive_instance_norm
 from nnunet_crossmod.nn.unet import FeatureMaps, ModalityUNet, build_unet, read_modality
 
@@ -54,5 +55,6 @@ __all__ = [
     "local_feature_mask",
     "read_modality",
     "semantic_correlations",
+    "stock_state",
     "to_unit",
 ]

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nnunet_crossmod.errors import UnsupportedError
 from nnunet_crossmod.nn.local_alignment import local_feature_mask
 from nnunet_crossmod.nn.unet import ModalityUNet
 
@@ -105,3 +106,17 @@ class AlignedUNet(ModalityUNet):
         raised = local_feature_mask(features, decisions.detach() if self.detached else decisions)
         chosen = self.is_target[modality].view(-1, *[1] * (features.ndim - 1))
         return torch.where(chosen, raised, features), decisions
+
+    def for_modality(self, index: int) -> dict[str, Tensor]:
+        """As :meth:`ModalityUNet.for_modality`; for a source modality the mask does not act, and nothing is lost.
+
+        Raises:
+            UnsupportedError: a target modality, whose features the discriminator masks also at inference.
+        """
+        if bool(self.is_target[index]):
+            raise UnsupportedError(
+                f"features of {self.modalities[index]} pass a mask that a discriminator makes, at inference too; "
+                'no stock network has one: predict with "crossmod predict", or train with local_alignment=false'
+            )
+        state = super().for_modality(index)
+        return {name: value for name, value in state.items() if not name.startswith("local_discriminator.")}

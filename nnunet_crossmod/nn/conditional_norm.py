@@ -92,6 +92,10 @@ class ConditionalInstanceNorm(nn.Module):
             raise RuntimeError("no modality set: call the network, not its encoder")
         return conditional_instance_norm(x, self.weight, self.bias, self.context.modality, self.eps)
 
+    def for_modality(self, index: int) -> dict[str, Tensor]:
+        """The affine (c,) of one modality: that of a plain instance norm."""
+        return {"weight": self.weight[index].detach().clone(), "bias": self.bias[index].detach().clone()}
+
     def extra_repr(self) -> str:
         """What ``print(network)`` shows."""
         return f"{self.weight.shape[1]}, modalities={self.weight.shape[0]}, eps={self.eps}"

@@ -12,6 +12,7 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Con
 from torch import Tensor, nn
 
 from nnunet_crossmod.nn.conditional_norm import ModalityContext
+from nnunet_crossmod.nn.stock_state import stock_state
 from nnunet_crossmod.nn.unet import FeatureMaps, ModalityUNet
 
 __all__ = ["EncoderPerModality", "ModalityGain", "ModulatedUNet", "encoder_per_modality"]
@@ -44,6 +45,10 @@ class EncoderPerModality(nn.Module):
             return alone
         stages = zip(*(encoder(x[chosen]) for encoder, chosen in present), strict=True)
         return [_in_order(parts, [chosen for _, chosen in present], len(x)) for parts in stages]
+
+    def for_modality(self, index: int) -> dict[str, Tensor]:
+        """The encoder of one modality, in the names of the stock encoder."""
+        return stock_state(self.encoders[index], index)
 
 
 def encoder_per_modality(networks: Sequence[ModalityUNet]) -> ModalityUNet:
@@ -153,3 +158,26 @@ class ModulatedUNet(ModalityUNet):
         """As :meth:`ModalityUNet.forward`."""
         self.context.class_embeddings = self.class_embeddings
         return super().forward(x, *arguments, **options)
+
+    def for_modality(self, index: int) -> dict[str, Tensor]:
+        """As :meth:`ModalityUNet.for_modality`: the gains fold into the affines of the norms they stand behind."""
+        state = super().for_modality(index)
+        del state["class_embeddings"]
+        for name, gain in self.named_modules(remove_duplicate=False):
+            if not isinstance(gain, ModalityGain):
+                continue
+            state = {key: value for key, value in state.items() if not key.startswith(f"{name}.")}
+            block, _, place = name.rpartition(".")
+            if place == "squeeze_excitation":
+                whole: Any = self.get_submodule(block)
+                last = "conv3" if isinstance(whole, BottleneckD) else "conv2"
+                place = str(len(getattr(whole, last).all_modules) - 1)
+                names = [f"{block}.{last}.norm", f"{block}.{last}.all_modules.{place}"]
+            else:
+                block = block.removesuffix(".all_modules")
+                names = [f"{block}.norm", f"{block}.all_modules.{int(place) - 1}"]
+            factor = gain.gains(self.class_embeddings)[index].detach()
+            for each in names:
+                for affine in ("weight", "bias"):
+                    state[f"{each}.{affine}"] = state[f"{each}.{affine}"] * factor
+        return state

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError
 from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext
+from nnunet_crossmod.nn.stock_state import stock_state_of_parts
 
 __all__ = ["Conditioning", "FeatureMaps", "ModalityUNet", "build_unet", "read_modality"]
 
@@ -123,6 +124,17 @@ class ModalityUNet(nn.Module):
         self.context.rows = rows
         features: list[Tensor] = self.encoder(image)
         return features
+
+    def for_modality(self, index: int) -> dict[str, Tensor]:
+        """The state dict of the stock network that this network is for one modality.
+
+        A network that is more than the planned one overrides this, or gives the part that is more a ``for_modality`` of
+        its own (see :func:`~nnunet_crossmod.nn.stock_state.stock_state`).
+
+        Raises:
+            UnsupportedError: it is more than a stock network for one modality, too; the line says why.
+        """
+        return stock_state_of_parts(self, index)
 
     def _decode_with_features(self, skips: list[Tensor]) -> FeatureMaps:
         decoder: Any = self.decoder

@@ -298,13 +298,28 @@ def test_an_unusable_dataset_json(place: Workplace, content: str | None, told: s
 def test_data_sets_are_found_as_nnunet_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "pre"))
-    for place in ("raw/Dataset011_A", "pre/Dataset011_A", "pre/Dataset012_B"):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "res"))
+    trained = ("res/Dataset014_C/A__P__2d", "res/Dataset014_C/B__P__2d")
+    for place in ("raw/Dataset011_A", "pre/Dataset011_A", "pre/Dataset012_B", *trained):
         (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / "dataset.json").write_text("{}")
+        (tmp_path / place / "dataset.json").write_text('{"crossmod": {}}' if "/B__" in place else "{}")
     assert find_dataset_json("11") == tmp_path / "raw" / "Dataset011_A" / "dataset.json"
     assert find_dataset_json("Dataset012_B") == tmp_path / "pre" / "Dataset012_B" / "dataset.json"
+    assert find_dataset_json("14") == tmp_path / trained[1] / "dataset.json"
     with pytest.raises(CrossmodError, match="data set 13 lies neither"):
         find_dataset_json("13")
+
+
+def test_several_modalities_in_one_folder(place: Workplace) -> None:
+    place.save("a_mr.nii.gz")
+    place.save("b_ct.nii.gz")
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    words = ["-i", str(place.scans), "-o", str(place.output), "--dataset-json", str(place.dataset_json)]
+    module.run(parser.parse_args([*words, "-m", "mr=*_mr", "ct=*_ct"]))
+    for case, value in (("a_mr", 1), ("b_ct", 2)):
+        channel = sitk.ReadImage(str(place.output / f"{case}_0001.nii.gz"))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(channel), filled(*BOX, value=value))
 
 
 def test_the_command_line(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:

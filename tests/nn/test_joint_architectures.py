@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -167,3 +168,19 @@ def test_they_compile_without_a_graph_break_where_rows_are_known(make: Any) -> N
     x, modality = images(2, 4), torch.tensor([0, 1, 2, 0])
     found, expected = (n(x, modality, features=True, rows=rows) for n in (compiled, network))
     torch.testing.assert_close(found.logits[0], expected.logits[0])
+
+
+@KINDS
+@AXES
+@pytest.mark.parametrize("build_network", [separate, modulated])
+def test_for_one_modality_either_is_a_stock_network(
+    kind: str, axes: int, build_network: Callable[[str, int], ModalityUNet]
+) -> None:
+    network, plain = build_network(kind, axes).eval(), stock(kind, axes).eval()
+    x = images(axes, 2)
+    found = []
+    for index in range(len(MODALITIES)):
+        plain.load_state_dict(network.for_modality(index), strict=True)
+        found.append(plain(x))
+        torch.testing.assert_close(found[-1], network(x, torch.full((2,), index)), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)

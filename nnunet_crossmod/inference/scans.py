@@ -1,0 +1,160 @@
+"""The new scans of a folder: which files are a case, and of which modality it is."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from nnunet_crossmod.errors import CrossmodError
+
+__all__ = [
+    "CHANNEL_NAME",
+    "add_modality_arguments",
+    "assign_modalities",
+    "find_cases",
+    "known_modality",
+    "modalities_of",
+]
+
+_IMAGE_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".gipl", ".png", ".bmp", ".tif", ".tiff", ".dcm")
+CHANNEL_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+def add_modality_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``-m`` and ``--modalities``, one of which tells the modalities of a folder's scans."""
+    told = parser.add_mutually_exclusive_group(required=True)
+    told.add_argument(
+        "-m",
+        dest="modality",
+        nargs="+",
+        metavar="MODALITY",
+        help="modality of all scans, or one a file-name pattern: -m 'bSSFP=*_C0' 'LGE=*_LGE'",
+    )
+    told.add_argument(
+        "--modalities", type=Path, metavar="FILE.csv", help="modality of every case, in columns named case,modality"
+    )
+
+
+def modalities_of(args: argparse.Namespace, cases: Iterable[str], known: Sequence[str], where: str) -> dict[str, str]:
+    """The modality of every case, from the arguments that :func:`add_modality_arguments` declared.
+
+    Args:
+        args: the parsed command line.
+        cases: the names of the cases.
+        known: the modalities there are.
+        where: who knows them, for the message.
+
+    Raises:
+        CrossmodError: an unknown modality, or a case that has none or two.
+    """
+    if args.modalities is not None:
+        return _from_table(args.modalities, cases, known, where)
+    return assign_modalities(args.modality, cases, known, where)
+
+
+def assign_modalities(words: Sequence[str], cases: Iterable[str], known: Sequence[str], where: str) -> dict[str, str]:
+    """The modality of every case: that of all of them (``["LGE"]``) or by name (``["bSSFP=*_C0", "LGE=*_LGE"]``).
+
+    Raises:
+        CrossmodError: an unknown modality, or a case that no pattern fits, or several of different modalities.
+    """
+    if len(words) == 1 and (words[0] in known or "=" not in words[0]):
+        return dict.fromkeys(cases, known_modality(words[0], known, where))
+    patterns = []
+    for word in words:
+        modality, equals, pattern = word.partition("=")
+        if not equals or not pattern:
+            raise CrossmodError(f"-m {word!r}: several modalities take a pattern each, as {word}=*_{word}")
+        patterns.append((known_modality(modality, known, where), pattern))
+    assigned = {}
+    for case in cases:
+        fitting = {modality for modality, pattern in patterns if fnmatchcase(case, pattern)}
+        if len(fitting) != 1:
+            told = f"the patterns of {' and '.join(sorted(fitting))} fit" if fitting else "no pattern of -m fits"
+            raise CrossmodError(f"case {case!r}: {told}: change the patterns, or name it in a --modalities table")
+        assigned[case] = fitting.pop()
+    return assigned
+
+
+def _from_table(file: Path, cases: Iterable[str], known: Sequence[str], where: str) -> dict[str, str]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            rows = csv.DictReader(opened, skipinitialspace=True)
+            if rows.fieldnames is None or not {"case", "modality"} <= set(rows.fieldnames):
+                raise CrossmodError(f"{file}: the first line must name the columns case,modality")
+            table: dict[str, str] = {}
+            for row in rows:
+                case, modality = (row["case"] or "").strip(), (row["modality"] or "").strip()
+                known_modality(modality, known, f"{where} ({file}, case {case!r})")
+                if table.setdefault(case, modality) != modality:
+                    raise CrossmodError(f"{file} gives case {case!r} two modalities, {table[case]} and {modality}")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CrossmodError(f"{file} cannot be read ({error}): check the path; save it as CSV in UTF-8") from error
+    missing = [case for case in cases if case not in table]
+    if missing:
+        raise CrossmodError(
+            f"{file} does not name case {missing[0]!r} (of {len(missing)}): add a row with its modality"
+        )
+    return {case: table[case] for case in cases}
+
+
+def known_modality(modality: str, known: Sequence[str], where: str) -> str:
+    """The modality itself, if it is known.
+
+    Raises:
+        CrossmodError: it is not.
+    """
+    if modality not in known:
+        raise CrossmodError(f"modality {modality!r} is not one of {list(known)}, which {where} names")
+    return modality
+
+
+def find_cases(folder: Path, ending: str, channels: int) -> dict[str, list[Path]]:
+    """Case → its image channels in order.
+
+    Args:
+        folder: holds ``case_0000<ending>``, … (one file a channel), or plain ``case<ending>`` where that is enough.
+        ending: of the files.
+        channels: image channels of a case, the modality channel not counted.
+
+    Raises:
+        CrossmodError: no such folder, a wrong file ending, or a channel that is missing or too many.
+    """
+    if not folder.is_dir():
+        raise CrossmodError(f"input folder {folder} does not exist: check the path")
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    for file in files:
+        if file.name.lower().endswith(_IMAGE_ENDINGS) and not file.name.endswith(ending):
+            raise CrossmodError(
+                f"{file} does not end in {ending} as the data set's files do: convert it, or move it away"
+            )
+    stems = {file.name.removesuffix(ending): file for file in files if file.name.endswith(ending)}
+    if not stems:
+        raise CrossmodError(f"input folder {folder} holds no *{ending} file: check the path")
+    if not any(stem.endswith("_0000") for stem in stems):
+        if channels == 1:
+            return {stem: [file] for stem, file in stems.items()}
+        raise CrossmodError(
+            f"{next(iter(stems.values()))}: the data set has {channels} image channels, so files must be named "
+            f"case_0000{ending} to case_{channels - 1:04d}{ending}"
+        )
+    found: dict[str, dict[int, Path]] = {}
+    for stem, file in stems.items():
+        match = CHANNEL_NAME.fullmatch(stem)
+        if not match:
+            raise CrossmodError(f"{file} has no channel number but its neighbours have: name it {stem}_0000{ending}")
+        if int(match["channel"]) >= channels:
+            raise CrossmodError(
+                f"{file} is channel {int(match['channel'])}, but the data set has {channels} image channel(s) before "
+                "the modality channel, which is added here: take it out of the input folder"
+            )
+        found.setdefault(match["case"], {})[int(match["channel"])] = file
+    for case, numbered in found.items():
+        for channel in range(channels):
+            if channel not in numbered:
+                raise CrossmodError(f"case {case!r} lacks {folder / f'{case}_{channel:04d}{ending}'}: add that channel")
+    return {case: [numbered[channel] for channel in range(channels)] for case, numbered in found.items()}

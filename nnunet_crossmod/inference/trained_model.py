@@ -1,0 +1,155 @@
+"""A trained model as nnU-Net leaves it in a folder: what is there, and whether it can be used."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.inference.scans import known_modality
+from nnunet_crossmod.paths import let_nnunet_find_trainers
+
+__all__ = ["FINAL", "TrainedModel", "open_model"]
+
+FINAL = "checkpoint_final.pth"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The folder of a cross-modal model, checked.
+
+    ``folds`` are the chosen ones, each with its ``checkpoint``; ``modalities`` those the network knows.
+    """
+
+    folder: Path
+    folds: tuple[int | str, ...]
+    checkpoint: str
+    plans: dict[str, Any]
+    dataset_json: dict[str, Any]
+    modalities: tuple[str, ...]
+
+    @property
+    def trainer(self) -> str:
+        """Name of the trainer."""
+        return self.folder.name.split("__")[0]
+
+    @property
+    def configuration(self) -> str:
+        """Name of the configuration."""
+        return self.folder.name.split("__")[-1]
+
+    @property
+    def ending(self) -> str:
+        """Ending of the data set's files."""
+        return str(self.dataset_json["file_ending"])
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels, the modality channel not counted."""
+        return len(self.dataset_json["channel_names"]) - 1
+
+    def index_of(self, modality: str) -> int:
+        """Position of a modality.
+
+        Raises:
+            CrossmodError: the model was not trained on it.
+        """
+        return self.modalities.index(known_modality(modality, self.modalities, f"the model {self.folder.name}"))
+
+    def load(self, **options: Any) -> nnUNetPredictor:
+        """nnU-Net's predictor with the weights of the folds.
+
+        Args:
+            options: of ``nnUNetPredictor``.
+
+        Raises:
+            CrossmodError: a checkpoint that is damaged or of another network.
+        """
+        let_nnunet_find_trainers()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # what it says is of no use here
+                predictor = nnUNetPredictor(**options)
+                predictor.initialize_from_trained_model_folder(str(self.folder), list(self.folds), self.checkpoint)
+        except CrossmodError:
+            raise
+        except (RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if "Could not find requested nnunet trainer" in reason:
+                raise CrossmodError(
+                    f"nnU-Net finds no trainer {self.trainer}: let nnUNet_extTrainer name the folder it lies in"
+                ) from error
+            raise CrossmodError(
+                f"{self.checkpoint} of {self.folder} cannot be loaded ({reason}): copy it again, or name another with "
+                "-chk"
+            ) from error
+        return predictor
+
+
+def open_model(folder: Path, folds: Sequence[int | str] | None = None, checkpoint: str = FINAL) -> TrainedModel:
+    """Look at the folder of a trained model without loading weights.
+
+    Args:
+        folder: ``TRAINER__PLANS__CONFIGURATION``.
+        folds: which ones; ``None`` takes all that have the checkpoint but ``all``, as nnU-Net does.
+        checkpoint: file name.
+
+    Raises:
+        CrossmodError: no such folder, not a cross-modal model, a fold that is missing or whose training is unfinished.
+    """
+    if not folder.is_dir():
+        raise CrossmodError(f"model folder {folder} does not exist: check the path")
+    dataset_json, plans = (_read_json(folder / name) for name in ("dataset.json", "plans.json"))
+    modalities = plans.get("crossmod", {}).get("modalities")
+    if not modalities:
+        raise CrossmodError(
+            f"{folder} was not trained by a cross-modal trainer (its plans.json names no modalities): predict with "
+            "nnUNetv2_predict, share with nnUNetv2_export_model_to_zip"
+        )
+    return TrainedModel(
+        folder, _folds(folder, folds, checkpoint), checkpoint, plans, dataset_json, tuple(map(str, modalities))
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        return content
+    except OSError as error:
+        raise CrossmodError(f"{file} cannot be read ({error.strerror}): is this the folder of a model?") from error
+    except json.JSONDecodeError as error:
+        raise CrossmodError(f"{file} is not valid JSON ({error}): restore it") from error
+
+
+def _folds(folder: Path, wanted: Sequence[int | str] | None, checkpoint: str) -> tuple[int | str, ...]:
+    trained = sorted(path.name.removeprefix("fold_") for path in folder.glob("fold_*") if path.is_dir())
+    if wanted is None:
+        finished = [fold for fold in trained if fold != "all" and (folder / f"fold_{fold}" / checkpoint).is_file()]
+        if finished:
+            return tuple(int(fold) for fold in finished)
+        wanted = trained
+    if not wanted:
+        raise CrossmodError(f"{folder} holds no fold: train one with nnUNetv2_train")
+    for fold in wanted:
+        if str(fold) not in trained:
+            raise CrossmodError(f"{folder} has no fold {fold}; trained: {', '.join(trained) or 'none'}")
+        if not (folder / f"fold_{fold}" / checkpoint).is_file():
+            there = ", ".join(sorted(path.name for path in (folder / f"fold_{fold}").glob("*.pth"))) or "none"
+            remedy = "finish the training (nnUNetv2_train … --c), or " if checkpoint == FINAL else ""
+            raise CrossmodError(
+                f"{folder / f'fold_{fold}'} has no {checkpoint}: {remedy}choose another with -chk (there: {there})"
+            )
+    return tuple(int(fold) if str(fold).isdigit() else str(fold) for fold in wanted)
+
+
+def best_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
