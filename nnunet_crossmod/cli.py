@@ -162,34 +162,49 @@ def _add_modality_channel(commands: Commands) -> None:
 
 def _add_evaluate(commands: Commands) -> None:
     def run(args: argparse.Namespace) -> None:
-        from nnunet_crossmod.data import CrossmodBlock
-        from nnunet_crossmod.evaluation import evaluate_folder, summarise
-        from nnunet_crossmod.paths import dataset_folder
+        from nnunet_crossmod.evaluation import evaluate_folder, printed, write_evaluation
+        from nnunet_crossmod.evaluation.structures import of_dataset, of_words
 
-        file = dataset_folder("nnUNet_raw", args.dataset_id) / "dataset.json"
-        dataset_json = json.loads(file.read_text())
-        block = CrossmodBlock.from_dataset_json(dataset_json, str(file))
-        modalities = {case.name: case.modality for case in (*block.cases.values(), *block.test.values())}
+        if args.tolerance <= 0:
+            raise CrossmodError(f"--tolerance {args.tolerance} must be above 0 mm")
+        known = of_dataset(args.dataset_id) if args.dataset_id is not None else of_words(args.labels, args.modality)
         scores = evaluate_folder(
             args.predictions,
             args.references,
-            block.labels,
-            modalities,
-            dataset_json["file_ending"],
-            dataset_json["labels"].get("ignore"),
+            known.chosen(args.structures),
+            known.modalities,
+            args.ending or known.ending,
+            known.ignore,
+            tolerance=args.tolerance,
+            processes=args.processes,
         )
-        table = summarise(scores)
-        print(table.round(4).to_string())
+        print(printed(scores, args.tolerance))
         if args.output is not None:
-            args.output.mkdir(parents=True, exist_ok=True)
-            scores.to_csv(args.output / "dice.csv", index=False)
-            table.to_json(args.output / "summary.json", orient="index", indent=2)
+            write_evaluation(scores, args.output, args.tolerance)
 
-    parser = _command(commands, "evaluate", "Dice per structure and modality of a folder of predictions")
-    parser.add_argument("-d", dest="dataset_id", type=int, required=True, metavar="ID", help="data set id")
+    parser = _command(
+        commands,
+        "evaluate",
+        "Dice, HD95, ASSD and surface Dice per structure and modality of a folder of predictions",
+        "Dice, HD95, ASSD (mm) and normalised surface Dice of every case and structure, and their mean ± standard\n"
+        "deviation a modality. A structure that is missed or invented counts with Dice 0 and the image's diagonal.\n"
+        "Definitions stand in summary.json.\n\n"
+        "  crossmod evaluate -d 511 -p out/ -g labels/ -o metrics/\n"
+        "  crossmod evaluate -p other_tool/ -g labels/ -l Myo=1 LV=2 RV=3 -m LGE",
+    )
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("-d", dest="dataset_id", metavar="DATASET", help="data set, id or name: labels and modalities")
+    data.add_argument(
+        "-l", dest="labels", nargs="+", metavar="LABEL", help="without a data set: NAME=VALUE …, or a JSON file of them"
+    )
     parser.add_argument("-p", dest="predictions", type=Path, required=True, metavar="FOLDER", help="predictions")
     parser.add_argument("-g", dest="references", type=Path, required=True, metavar="FOLDER", help="labels")
-    parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="for dice.csv, summary.json")
+    parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="for metrics.csv, summary.json")
+    parser.add_argument("-m", dest="modality", default="", help="with -l: modality of all cases, for the table")
+    parser.add_argument("-s", dest="structures", nargs="+", metavar="NAME", help="these structures only")
+    parser.add_argument("-np", dest="processes", type=int, metavar="N", help="processes (by the number of cases)")
+    parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (2 mm)")
+    parser.add_argument("--ending", metavar="ENDING", help="of the files (the data set's, or .nii.gz)")
     parser.set_defaults(run=run)
 
 
