@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_configure(commands)
     _add_modality_channel(commands)
     _add_evaluate(commands)
+    _add_compare(commands)
     _add_demo(commands)
     parsed = parser.parse_args(arguments)
     try:
@@ -205,6 +206,72 @@ def _add_evaluate(commands: Commands) -> None:
     parser.add_argument("-np", dest="processes", type=int, metavar="N", help="processes (by the number of cases)")
     parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (2 mm)")
     parser.add_argument("--ending", metavar="ENDING", help="of the files (the data set's, or .nii.gz)")
+    parser.set_defaults(run=run)
+
+
+def _add_compare(commands: Commands) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from nnunet_crossmod.commands import device_of
+        from nnunet_crossmod.compare import Comparison, read_method, roles_of
+        from nnunet_crossmod.plans import read_setting
+
+        methods = [read_method(text) for text in args.trainers]
+        comparison = Comparison(
+            args.dataset,
+            args.configuration,
+            methods,
+            args.output,
+            args.plans,
+            args.folds,
+            args.seeds or (None,),
+            dict(map(read_setting, args.set)),
+            args.preset,
+            args.checkpoint,
+            device_of(args.device),
+            not args.disable_tta,
+            args.tolerance,
+        )
+        comparison.run(roles_of(methods, args.floor, args.ceiling, args.against))
+
+    parser = _command(
+        commands,
+        "compare",
+        "train what is missing, predict the test scans, evaluate, and put the methods into one table",
+        "Train what is missing, predict the test scans (imagesTs, labelsTs), evaluate, and print the methods in one\n"
+        "table: mean ± standard deviation, share of the gap between floor and ceiling closed, paired Wilcoxon tests.\n"
+        "Run it again to go on where it stopped. Writes table.md, table.csv, table.tex and scores.csv.\n\n"
+        "  crossmod compare -d 511 -c 2d -tr SourceOnlyTrainer AICLTrainer TargetSupervisedTrainer\n"
+        '  crossmod compare -d 511 -c 2d --seeds 0 1 2 -tr SourceOnlyTrainer "AICLTrainer fpc_weight=0.05"',
+    )
+    parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="data set, id or name")
+    parser.add_argument("-c", dest="configuration", required=True, metavar="CONFIGURATION", help="2d, 3d_fullres, …")
+    parser.add_argument("-f", dest="folds", type=int, nargs="+", default=[0], metavar="FOLD", help="folds (0)")
+    parser.add_argument(
+        "-tr",
+        dest="trainers",
+        nargs="+",
+        required=True,
+        metavar="ROW",
+        help='a trainer, or in quotes a trainer and its hyper-parameters: "AICLTrainer gin=source"',
+    )
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="plans (nnUNetPlans)")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="train every row with each of these seeds")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="hyper-parameters of all rows"
+    )
+    parser.add_argument("--preset", choices=["cpu"], help="cpu: network, batch and schedule for two cores and minutes")
+    parser.add_argument(
+        "-o", dest="output", type=Path, default=Path("crossmod_compare"), metavar="FOLDER", help="crossmod_compare"
+    )
+    parser.add_argument(
+        "-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint that predicts"
+    )
+    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="cuda if there")
+    parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring, as nnU-Net's flag")
+    parser.add_argument("--floor", metavar="ROW", help="lower end of the gap (SourceOnlyTrainer)")
+    parser.add_argument("--ceiling", metavar="ROW", help="upper end of the gap (TargetSupervisedTrainer)")
+    parser.add_argument("--against", metavar="ROW", help="row the others are tested against (the floor, or the first)")
+    parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (2 mm)")
     parser.set_defaults(run=run)
 
 
