@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_modality_channel(commands)
     _add_evaluate(commands)
     _add_compare(commands)
+    _add_report(commands)
     _add_demo(commands)
     parsed = parser.parse_args(arguments)
     try:
@@ -272,6 +273,33 @@ def _add_compare(commands: Commands) -> None:
     parser.add_argument("--ceiling", metavar="ROW", help="upper end of the gap (TargetSupervisedTrainer)")
     parser.add_argument("--against", metavar="ROW", help="row the others are tested against (the floor, or the first)")
     parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (2 mm)")
+    parser.set_defaults(run=run)
+
+
+def _add_report(commands: Commands) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from nnunet_crossmod.commands import device_of
+        from nnunet_crossmod.report import write_report
+
+        device = device_of(args.device)
+        print(write_report(args.dataset, args.input, args.output, device=device, embeddings=not args.no_embeddings))
+
+    parser = _command(
+        commands,
+        "report",
+        "one page of tables, loss curves, overlays and embeddings",
+        "Write one HTML page that needs no other file: the tables of a comparison, worst, median and best scan of\n"
+        "every method, loss curves by term, t-SNE of organ embeddings, and the pictures that training drew.\n"
+        "Without a comparison it shows what the trainings of the data set left.\n\n"
+        "  crossmod report -d 511 -i crossmod_compare -o report.html",
+    )
+    parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="data set, id or name")
+    parser.add_argument(
+        "-i", dest="input", type=Path, default=Path("crossmod_compare"), metavar="FOLDER", help="of crossmod compare"
+    )
+    parser.add_argument("-o", dest="output", type=Path, default=Path("report.html"), metavar="FILE", help="report.html")
+    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="for the embeddings")
+    parser.add_argument("--no-embeddings", action="store_true", help="load no model")
     parser.set_defaults(run=run)
 
 

@@ -16,7 +16,17 @@ from nnunet_crossmod import doctor
 from nnunet_crossmod.cli import DATASETS, main
 from nnunet_crossmod.paths import load_trainer, trainer_names, trainers_folder
 
-COMMANDS = ["trainers-dir", "doctor", "convert", "configure", "modality-channel", "evaluate", "compare", "demo"]
+COMMANDS = [
+    "trainers-dir",
+    "doctor",
+    "convert",
+    "configure",
+    "modality-channel",
+    "evaluate",
+    "compare",
+    "report",
+    "demo",
+]
 HELPS = [[], *[[command] for command in COMMANDS], *[["convert", name] for name in DATASETS]]
 
 
