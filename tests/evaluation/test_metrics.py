@@ -169,8 +169,8 @@ def write(file: Path, values: np.ndarray, spacing: tuple[float, float, float] = 
 def test_folders_are_compared_case_by_case(tmp_path: Path, processes: int) -> None:
     one, half = box((2, 4, 4), (0, 1), (0, 2), (0, 4)), box((2, 4, 4), (0, 1), (0, 1), (0, 4))
     for case, prediction in (("x", one), ("y", half), ("z", half), ("w", 0 * one)):
-        write(tmp_path / "p" / f"{case}.nii.gz", prediction, (1, 3, 1))
-        write(tmp_path / "g" / f"{case}.nii.gz", one, (1, 3, 1))
+        write(tmp_path / "p" / f"{case}.nii.gz", prediction, (1, 3, 5))
+        write(tmp_path / "g" / f"{case}.nii.gz", one, (1, 3, 5))
     write(tmp_path / "p" / "extra.nii.gz", one)
     modalities = {"x": "MR", "y": "CT", "z": "PET", "w": "PET"}
     scores = evaluate_folder(tmp_path / "p", tmp_path / "g", {"a": 1}, modalities, processes=processes)
@@ -180,7 +180,7 @@ def test_folders_are_compared_case_by_case(tmp_path: Path, processes: int) -> No
     assert table["cases"].to_dict() == {"MR": 1, "CT": 1, "PET": 2}
     by_case = scores.set_index("case")
     assert by_case.loc["y", "hd95"] == 3  # the second row of voxels lies 3 mm away, as the file says
-    assert by_case.loc["w", "assd"] == pytest.approx((2**2 + 12**2 + 4**2) ** 0.5)
+    assert by_case.loc["w", "assd"] == pytest.approx((10**2 + 12**2 + 4**2) ** 0.5)
     told = summary(scores)["PET"]["structures"]["a"]
     assert told["dice"] == {"mean": pytest.approx(1 / 3), "std": pytest.approx((2 / 9) ** 0.5)}
     assert (told["scored"], told["missed"], told["absent"]) == (1, 1, 0)
