@@ -126,7 +126,7 @@ class Comparison:
             scores.append(found.assign(method=run.method.title, run=run.name))
         together = pd.concat(scores)
         together.to_csv(self.work / "scores.csv", index=False)
-        table = compare(together, [method.title for method in self.methods], roles)
+        table = compare(together, [method.title for method in self.methods], roles, block.target)
         modalities = [m for m in (*block.target, *block.source) if m in set(table["modality"])]
         self._write(table, modalities, roles)
         return table

@@ -109,7 +109,7 @@ def _scores(run: _Run) -> pd.DataFrame:
 def _tables(
     scores: pd.DataFrame, methods: Sequence[str], roles: Roles, block: CrossmodBlock, tolerance: float
 ) -> list[Section]:
-    compared = compare(scores, methods, roles)
+    compared = compare(scores, methods, roles, block.target)
     sections = []
     for modality in (*block.target, *block.source):
         rows = compared[compared["modality"] == modality]
@@ -123,7 +123,7 @@ def _tables(
         )
         if roles.against:
             note += f" p: Wilcoxon signed-rank, two-sided, paired by scan, against {roles.against}, uncorrected."
-        if roles.floor and roles.ceiling:
+        if roles.floor and roles.ceiling and modality in block.target:
             note += f" Gap closed: from {roles.floor} to {roles.ceiling}, mean Dice."
         sections.append(
             Section(

@@ -49,7 +49,9 @@ def check_roles(methods: Sequence[str], roles: Roles) -> None:
             raise CrossmodError(f"the {role} {name!r} is not among the rows: {', '.join(methods)}")
 
 
-def compare(scores: pd.DataFrame, methods: Sequence[str], roles: Roles) -> pd.DataFrame:
+def compare(
+    scores: pd.DataFrame, methods: Sequence[str], roles: Roles, targets: Sequence[str] | None = None
+) -> pd.DataFrame:
     """One row a modality and method.
 
     A case's score is its mean over the runs (seeds, folds); means, standard deviations and tests are over cases.
@@ -58,6 +60,7 @@ def compare(scores: pd.DataFrame, methods: Sequence[str], roles: Roles) -> pd.Da
         scores: as from :func:`~nnunet_crossmod.evaluation.evaluate_folder`, with ``method`` and ``run`` beside.
         methods: names in the order of the rows.
         roles: which of them are floor and ceiling, and the one that the others are tested against.
+        targets: modalities that have a gap (on the source, a ceiling trained on the target is none); all by default.
 
     Returns:
         ``modality``, ``method``, ``cases``, ``runs``; ``<metric> <structure>`` and ``… std`` for every structure and
@@ -90,7 +93,7 @@ def compare(scores: pd.DataFrame, methods: Sequence[str], roles: Roles) -> pd.Da
                 row[failure] = int((mine["status"] == failure).sum())
             row["gap closed"] = (
                 gap_closed(*(float(mean_dice[name].mean()) for name in (method, roles.floor, roles.ceiling)))
-                if roles.floor and roles.ceiling
+                if roles.floor and roles.ceiling and (targets is None or modality in targets)
                 else np.nan
             )
             row["p"] = (

@@ -79,6 +79,8 @@ def test_the_gap(scores: pd.DataFrame) -> None:
     assert gap_closed(0.2, 0.4, 0.8) == -0.5
     assert np.isnan(gap_closed(0.5, 0.8, 0.8))
     assert np.isnan(gap_closed(0.5, 0.8, 0.7))
+    assert compare(scores, METHODS, ROLES, ["T2"])["gap closed"].isna().all()
+    assert compare(scores, METHODS, ROLES, ["LGE"])["gap closed"].notna().all()
 
 
 def test_p_counts_the_signs_of_all_permutations() -> None:
