@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_configure(commands)
     _add_inference(commands, words)
     _add_evaluate(commands)
+    _add_compare(commands)
+    _add_report(commands)
     _add_demo(commands)
     parsed = parser.parse_args(arguments)
     try:
@@ -249,34 +251,142 @@ def _add_inference(commands: Commands, arguments: Sequence[str]) -> None:
 
 def _add_evaluate(commands: Commands) -> None:
     def run(args: argparse.Namespace) -> None:
-        from nnunet_crossmod.data import CrossmodBlock
-        from nnunet_crossmod.evaluation import evaluate_folder, summarise
-        from nnunet_crossmod.paths import dataset_folder
+        from nnunet_crossmod.evaluation import evaluate_folder, printed, write_evaluation
+        from nnunet_crossmod.evaluation.structures import of_dataset, of_words
 
-        file = dataset_folder("nnUNet_raw", args.dataset_id) / "dataset.json"
-        dataset_json = json.loads(file.read_text())
-        block = CrossmodBlock.from_dataset_json(dataset_json, str(file))
-        modalities = {case.name: case.modality for case in (*block.cases.values(), *block.test.values())}
+        if args.tolerance <= 0:
+            raise CrossmodError(f"--tolerance {args.tolerance} must be above 0 mm")
+        known = of_dataset(args.dataset_id) if args.dataset_id is not None else of_words(args.labels, args.modality)
         scores = evaluate_folder(
             args.predictions,
             args.references,
-            block.labels,
-            modalities,
-            dataset_json["file_ending"],
-            dataset_json["labels"].get("ignore"),
+            known.chosen(args.structures),
+            known.modalities,
+            args.ending or known.ending,
+            known.ignore,
+            tolerance=args.tolerance,
+            processes=args.processes,
         )
-        table = summarise(scores)
-        print(table.round(4).to_string())
+        print(printed(scores, args.tolerance))
         if args.output is not None:
-            args.output.mkdir(parents=True, exist_ok=True)
-            scores.to_csv(args.output / "dice.csv", index=False)
-            table.to_json(args.output / "summary.json", orient="index", indent=2)
+            write_evaluation(scores, args.output, args.tolerance)
 
-    parser = _command(commands, "evaluate", "Dice per structure and modality of a folder of predictions")
-    parser.add_argument("-d", dest="dataset_id", type=int, required=True, metavar="ID", help="data set id")
+    parser = _command(
+        commands,
+        "evaluate",
+        "Dice, HD95, ASSD and surface Dice per structure and modality of a folder of predictions",
+        "Dice, HD95, ASSD (mm) and normalised surface Dice of every case and structure, and their mean ± standard\n"
+        "deviation a modality. A structure that is missed or invented counts with Dice 0 and the image's diagonal.\n"
+        "Definitions stand in summary.json.\n\n"
+        "  crossmod evaluate -d 511 -p out/ -g labels/ -o metrics/\n"
+        "  crossmod evaluate -p other_tool/ -g labels/ -l Myo=1 LV=2 RV=3 -m LGE",
+    )
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("-d", dest="dataset_id", metavar="DATASET", help="data set, id or name: labels and modalities")
+    data.add_argument(
+        "-l", dest="labels", nargs="+", metavar="LABEL", help="without a data set: NAME=VALUE …, or a JSON file of them"
+    )
     parser.add_argument("-p", dest="predictions", type=Path, required=True, metavar="FOLDER", help="predictions")
     parser.add_argument("-g", dest="references", type=Path, required=True, metavar="FOLDER", help="labels")
-    parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="for dice.csv, summary.json")
+    parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="for metrics.csv, summary.json")
+    parser.add_argument("-m", dest="modality", default="", help="with -l: modality of all cases, for the table")
+    parser.add_argument("-s", dest="structures", nargs="+", metavar="NAME", help="these structures only")
+    parser.add_argument("-np", dest="processes", type=int, metavar="N", help="processes (by the number of cases)")
+    parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (2 mm)")
+    parser.add_argument("--ending", metavar="ENDING", help="of the files (the data set's, or .nii.gz)")
+    parser.set_defaults(run=run)
+
+
+def _add_compare(commands: Commands) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from nnunet_crossmod.commands import device_of
+        from nnunet_crossmod.compare import Comparison, read_method, roles_of
+        from nnunet_crossmod.plans import read_setting
+
+        methods = [read_method(text) for text in args.trainers]
+        comparison = Comparison(
+            args.dataset,
+            args.configuration,
+            methods,
+            args.output,
+            args.plans,
+            args.folds,
+            args.seeds or (None,),
+            dict(map(read_setting, args.set)),
+            args.preset,
+            args.checkpoint,
+            device_of(args.device),
+            not args.disable_tta,
+            args.tolerance,
+        )
+        comparison.run(roles_of(methods, args.floor, args.ceiling, args.against))
+
+    parser = _command(
+        commands,
+        "compare",
+        "train what is missing, predict the test scans, evaluate, and put the methods into one table",
+        "Train what is missing, predict the test scans (imagesTs, labelsTs), evaluate, and print the methods in one\n"
+        "table: mean ± standard deviation, share of the gap between floor and ceiling closed, paired Wilcoxon tests.\n"
+        "Run it again to go on where it stopped. Writes table.md, table.csv, table.tex and scores.csv.\n\n"
+        "  crossmod compare -d 511 -c 2d -tr SourceOnlyTrainer AICLTrainer TargetSupervisedTrainer\n"
+        '  crossmod compare -d 511 -c 2d --seeds 0 1 2 -tr SourceOnlyTrainer "AICLTrainer fpc_weight=0.05"',
+    )
+    parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="data set, id or name")
+    parser.add_argument("-c", dest="configuration", required=True, metavar="CONFIGURATION", help="2d, 3d_fullres, …")
+    parser.add_argument("-f", dest="folds", type=int, nargs="+", default=[0], metavar="FOLD", help="folds (0)")
+    parser.add_argument(
+        "-tr",
+        dest="trainers",
+        nargs="+",
+        required=True,
+        metavar="ROW",
+        help='a trainer, or in quotes a trainer and its hyper-parameters: "AICLTrainer gin=source"',
+    )
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="plans (nnUNetPlans)")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="train every row with each of these seeds")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="hyper-parameters of all rows"
+    )
+    parser.add_argument("--preset", choices=["cpu"], help="cpu: network, batch and schedule for two cores and minutes")
+    parser.add_argument(
+        "-o", dest="output", type=Path, default=Path("crossmod_compare"), metavar="FOLDER", help="crossmod_compare"
+    )
+    parser.add_argument(
+        "-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint that predicts"
+    )
+    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="cuda if there")
+    parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring, as nnU-Net's flag")
+    parser.add_argument("--floor", metavar="ROW", help="lower end of the gap (SourceOnlyTrainer)")
+    parser.add_argument("--ceiling", metavar="ROW", help="upper end of the gap (TargetSupervisedTrainer)")
+    parser.add_argument("--against", metavar="ROW", help="row the others are tested against (the floor, or the first)")
+    parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (2 mm)")
+    parser.set_defaults(run=run)
+
+
+def _add_report(commands: Commands) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from nnunet_crossmod.commands import device_of
+        from nnunet_crossmod.report import write_report
+
+        device = device_of(args.device)
+        print(write_report(args.dataset, args.input, args.output, device=device, embeddings=not args.no_embeddings))
+
+    parser = _command(
+        commands,
+        "report",
+        "one page of tables, loss curves, overlays and embeddings",
+        "Write one HTML page that needs no other file: the tables of a comparison, worst, median and best scan of\n"
+        "every method, loss curves by term, t-SNE of organ embeddings, and the pictures that training drew.\n"
+        "Without a comparison it shows what the trainings of the data set left.\n\n"
+        "  crossmod report -d 511 -i crossmod_compare -o report.html",
+    )
+    parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="data set, id or name")
+    parser.add_argument(
+        "-i", dest="input", type=Path, default=Path("crossmod_compare"), metavar="FOLDER", help="of crossmod compare"
+    )
+    parser.add_argument("-o", dest="output", type=Path, default=Path("report.html"), metavar="FILE", help="report.html")
+    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="for the embeddings")
+    parser.add_argument("--no-embeddings", action="store_true", help="load no model")
     parser.set_defaults(run=run)
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import trainers_folder
 
-__all__ = ["FOLDERS", "predict", "run_logged", "train", "use_folders"]
+__all__ = ["FOLDERS", "device_of", "find_trainers", "predict", "run_logged", "train", "use_folders"]
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -29,18 +29,43 @@ def use_folders(base: Path) -> None:
     os.environ["nnUNet_extTrainer"] = str(trainers_folder())  # noqa: SIM112 - nnU-Net's spelling
 
 
+def find_trainers() -> None:
+    """Let nnU-Net's commands find this project's trainers beside those that the user's variable already names."""
+    ours = str(trainers_folder())
+    named = [folder for folder in os.environ.get("nnUNet_extTrainer", "").split(":") if folder]  # noqa: SIM112
+    if ours not in named:
+        os.environ["nnUNet_extTrainer"] = ":".join([*named, ours])  # noqa: SIM112
+
+
+def device_of(name: str) -> str:
+    """The device itself; for ``auto`` CUDA where it is there, else the CPU."""
+    import torch
+
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def train(
-    dataset_id: int, configuration: str, trainer: str, plans: str, *, device: str, log: Path, title: str, epochs: int
+    dataset: int | str,
+    configuration: str,
+    trainer: str,
+    plans: str,
+    *,
+    device: str,
+    log: Path,
+    title: str,
+    epochs: int,
+    fold: int = 0,
+    resume: bool = False,
 ) -> None:
-    """``nnUNetv2_train`` on fold 0."""
-    model = ["-tr", trainer, "-p", plans, "-device", device]
-    run_logged(["nnUNetv2_train", str(dataset_id), configuration, "0", *model], log, title, epochs, "Epoch time")
+    """``nnUNetv2_train``; ``resume`` continues from the last checkpoint."""
+    model = ["-tr", trainer, "-p", plans, "-device", device, *(["--c"] if resume else [])]
+    run_logged(["nnUNetv2_train", str(dataset), configuration, str(fold), *model], log, title, epochs, "Epoch time")
 
 
 def predict(
     scans: Path,
     output: Path,
-    dataset_id: int,
+    dataset: int | str,
     configuration: str,
     trainer: str,
     plans: str,
@@ -50,11 +75,15 @@ def predict(
     title: str,
     number: int,
     mirroring: bool = True,
+    fold: int = 0,
+    checkpoint: str = "checkpoint_final.pth",
+    resume: bool = False,
 ) -> None:
-    """``nnUNetv2_predict`` with the model of fold 0."""
-    command = ["nnUNetv2_predict", "-i", str(scans), "-o", str(output), "-d", str(dataset_id), "-c", configuration]
-    command += ["-f", "0", "-tr", trainer, "-p", plans, "-device", device, "-npp", "1", "-nps", "1"]
-    run_logged(command + ([] if mirroring else ["--disable_tta"]), log, title, number, "done with")
+    """``nnUNetv2_predict`` with the model of one fold; ``resume`` keeps the predictions that are there."""
+    command = ["nnUNetv2_predict", "-i", str(scans), "-o", str(output), "-d", str(dataset), "-c", configuration]
+    command += ["-f", str(fold), "-tr", trainer, "-p", plans, "-chk", checkpoint, "-device", device]
+    command += ["-npp", "1", "-nps", "1", *([] if mirroring else ["--disable_tta"])]
+    run_logged(command + (["--continue_prediction"] if resume else []), log, title, number, "done with")
 
 
 def _executable(name: str) -> str:

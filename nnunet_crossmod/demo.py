@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_crossmod.commands import FOLDERS, predict, run_logged, train, use_folders
+from nnunet_crossmod.commands import FOLDERS, device_of, predict, run_logged, train, use_folders
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import Row, evaluate_folder, prediction_grid, summarise
@@ -47,7 +47,7 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
 
     _make_room(output, overwrite)
     began = time.monotonic()
-    device = _device() if device == "auto" else device
+    device = device_of(device)
     use_folders(output)
 
     print(f"1/5  phantom: bSSFP-like source with labels, LGE-like target without, in {output}")
@@ -132,9 +132,3 @@ def _rows(raw: Path, output: Path, block: CrossmodBlock, per_modality: int = 2) 
         )
         for case in shown
     ]
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -27,6 +27,8 @@ COMMANDS = [
     "export",
     "translate",
     "evaluate",
+    "compare",
+    "report",
     "demo",
 ]
 HELPS = [[], *[[command] for command in COMMANDS], *[["convert", name] for name in DATASETS]]
@@ -96,9 +98,35 @@ def test_evaluate_of_the_references_themselves_is_perfect(
     assert main(["evaluate", "-d", "901", "-p", str(labels), "-g", str(labels), "-o", str(tmp_path / "out")]) == 0
     assert "lge" in capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["lge"]["mean"] == 1
+    assert summary["modalities"]["lge"]["structures"]["mean"]["dice"] == {"mean": 1, "std": None}
+    assert summary["conventions"]["tolerance_mm"] == 2
+    assert (tmp_path / "out" / "metrics.csv").read_text().count("\n") == 1 + 2 * 3
     assert main(["evaluate", "-d", "901", "-p", str(tmp_path), "-g", str(labels)]) == 1
     assert "no case in common" in one_line(capsys)
+
+
+@pytest.mark.parametrize("words", [["Myo=1", "LV=2"], ["FILE"]])
+def test_evaluate_without_a_data_set(
+    words: list[str], dataset: Path, nnunet: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps({"background": 0, "Myo": 1, "LV": 2}))
+    words = [str(tmp_path / "labels.json") if word == "FILE" else word for word in words]
+    labels = str(nnunet["nnUNet_raw"] / dataset.name / "labelsTs")
+    command = ["evaluate", "-p", labels, "-g", labels, "-m", "LGE", "-l", *words]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "LGE: 2 cases" in said
+    assert "RV" not in said
+    assert main([*command, "-s", "LV"]) == 0
+    assert "Myo" not in capsys.readouterr().out
+    assert main([*command, "-s", "aorta"]) == 1
+    assert "Myo, LV" in one_line(capsys)
+
+
+@pytest.mark.parametrize("words", [["Myo"], ["Myo=one", "LV=2"], ["background=0"]])
+def test_evaluate_refuses_other_labels(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "-p", str(tmp_path), "-g", str(tmp_path), "-l", *words]) == 1
+    assert "-l" in one_line(capsys)
 
 
 def test_doctor_is_content_with_this_environment(nnunet: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

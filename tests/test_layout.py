@@ -18,7 +18,7 @@ ALLOWED = {
     "data": {"data", "nn", "losses", "errors"},
     "training": {"training", "data", "nn", "losses", "errors", "pseudo_labels", "prototypes"},
     "inference": {"inference", "data", "nn", "losses", "errors", "paths"},
-    "evaluation": {"evaluation", "data", "nn", "losses", "errors"},
+    "evaluation": {"evaluation", "data", "nn", "losses", "errors", "paths"},
 }
 HEAVY = {"monai", "matplotlib", "pandas", "sklearn"}
 

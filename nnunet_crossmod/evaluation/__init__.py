@@ -1,6 +1,20 @@
 """Metrics and pictures."""
 
-from nnunet_crossmod.evaluation.metrics import dice_per_structure, evaluate_folder, summarise
+from nnunet_crossmod.evaluation.folders import evaluate_folder, printed, summarise, summary, write_evaluation
+from nnunet_crossmod.evaluation.metrics import CONVENTIONS, METRICS, Score, dice_per_structure, measure
 from nnunet_crossmod.evaluation.pictures import Row, prediction_grid
 
-__all__ = ["Row", "dice_per_structure", "evaluate_folder", "prediction_grid", "summarise"]
+__all__ = [
+    "CONVENTIONS",
+    "METRICS",
+    "Row",
+    "Score",
+    "dice_per_structure",
+    "evaluate_folder",
+    "measure",
+    "prediction_grid",
+    "printed",
+    "summarise",
+    "summary",
+    "write_evaluation",
+]

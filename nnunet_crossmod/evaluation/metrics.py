@@ -1,21 +1,49 @@
-"""Agreement of predicted and reference label maps, case by case and structure by structure."""
+"""Agreement of two label maps, structure by structure: overlap and distances between surfaces in millimetres."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import cast
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
-import SimpleITK as sitk
 import torch
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.meandice import compute_dice
-from tqdm import tqdm
+from monai.metrics.surface_dice import compute_surface_dice
+from monai.metrics.surface_distance import compute_average_surface_distance
+from torch import Tensor
 
-from nnunet_crossmod.errors import CrossmodError
+__all__ = ["CONVENTIONS", "METRICS", "Score", "Status", "dice_per_structure", "measure"]
 
-__all__ = ["dice_per_structure", "evaluate_folder", "summarise"]
+Status = Literal["scored", "missed", "invented", "absent"]
+METRICS = ("dice", "hd95", "assd", "nsd")
+CONVENTIONS = {
+    "dice": "2 |P ∩ R| / (|P| + |R|) over the voxels of the whole volume",
+    "surface": "voxels of a structure with a face neighbour outside it, in 3D (in 2D where an image has one slice)",
+    "hd95": "mm; the larger of the two directed 95th percentiles (linear interpolation) of the distances from the "
+    "surface voxels of the one map to the nearest of the other",
+    "assd": "mm; mean of these distances over the surface voxels of both maps together",
+    "nsd": "share of both surfaces' area that lies within the tolerance of the other surface; surface elements between "
+    "voxels and their areas as in DeepMind's surface-distance",
+    "missed": "in the reference alone: dice 0, nsd 0, hd95 and assd the diagonal of the image in mm",
+    "invented": "in the prediction alone: penalised as missed",
+    "absent": "in neither map: counted, and enters no mean",
+    "mean": "mean over a case's structures that are not absent, then over cases",
+    "std": "sample standard deviation over cases",
+    "software": "MONAI",
+}
+
+
+class Score(NamedTuple):
+    """One structure of one case. ``hd95`` and ``assd`` in mm; all four NaN where the structure is absent."""
+
+    structure: str
+    status: Status
+    dice: float
+    hd95: float
+    assd: float
+    nsd: float
 
 
 def dice_per_structure(
@@ -32,9 +60,7 @@ def dice_per_structure(
     Returns:
         0 … 1; 0 where a structure is missed or invented, NaN where it is in neither map.
     """
-    if ignore is not None:
-        counted = reference != ignore
-        prediction, reference = prediction[counted], reference[counted]
+    prediction = _counted(prediction, reference, ignore)
     masks = [
         torch.stack([torch.from_numpy(volume == value) for value in labels.values()])[None]
         for volume in (prediction, reference)
@@ -44,63 +70,83 @@ def dice_per_structure(
     return dict(zip(labels, dice.masked_fill(absent, torch.nan).tolist(), strict=True))
 
 
-def evaluate_folder(
-    predictions: Path,
-    references: Path,
+def measure(
+    prediction: np.ndarray,
+    reference: np.ndarray,
     labels: Mapping[str, int],
-    modalities: Mapping[str, str],
-    ending: str = ".nii.gz",
+    spacing: Sequence[float],
+    *,
     ignore: int | None = None,
-) -> pd.DataFrame:
-    """Compare every predicted case with its reference.
+    tolerance: float = 2.0,
+) -> list[Score]:
+    """All metrics of every structure of one case, as :data:`CONVENTIONS` defines them.
 
     Args:
-        predictions: folder of predicted label maps.
-        references: folder of reference label maps under the same names; predictions without one are passed over.
+        prediction: label map (h, w) or (d, h, w).
+        reference: label map of the same shape.
         labels: foreground structures, name → value.
-        modalities: case → modality; cases that are not listed get an empty name.
-        ending: of the files.
-        ignore: value of voxels in the references that do not count.
+        spacing: mm a voxel, along the axes of the arrays.
+        ignore: value of voxels in the reference that do not count.
+        tolerance: of the normalised surface Dice, in mm.
 
     Returns:
-        one row a case and structure: ``case``, ``modality``, ``structure``, ``dice``.
+        one score a structure, in the order of ``labels``.
 
     Raises:
-        CrossmodError: no case in common, a reference without prediction, or grids that differ.
+        ValueError: shapes that differ, or a spacing that does not fit them.
     """
-    predicted, expected = (
-        {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
-        for folder in (predictions, references)
-    )
-    if not set(predicted) & set(expected):
-        raise CrossmodError(
-            f"{predictions} and {references} have no case in common: give folders with equal file names"
+    if prediction.shape != reference.shape or len(spacing) != reference.ndim or reference.ndim not in (2, 3):
+        raise ValueError(
+            f"expected two label maps (h, w) or (d, h, w) of one shape and as many spacings, got {prediction.shape}, "
+            f"{reference.shape} and {tuple(spacing)}"
         )
-    if missing := sorted(set(expected) - set(predicted)):
-        raise CrossmodError(f"{references / (missing[0] + ending)} has no prediction in {predictions}: predict it, too")
-    rows = []
-    for case in tqdm(sorted(expected), desc="evaluate", unit="case", disable=None):
-        prediction, reference = (sitk.ReadImage(str(files[case])) for files in (predicted, expected))
-        if prediction.GetSize() != reference.GetSize():
-            raise CrossmodError(
-                f"{predicted[case]} has size {prediction.GetSize()}, but {expected[case]} has {reference.GetSize()}: "
-                "predict the same scan"
-            )
-        scores = dice_per_structure(
-            sitk.GetArrayFromImage(prediction), sitk.GetArrayFromImage(reference), labels, ignore
-        )
-        rows += [
-            {"case": case, "modality": modalities.get(case, ""), "structure": name, "dice": dice}
-            for name, dice in scores.items()
-        ]
-    return cast("pd.DataFrame", pd.DataFrame(rows))
+    diagonal = float(np.linalg.norm(np.multiply(reference.shape, spacing)))
+    dice = dice_per_structure(prediction, reference, labels, ignore)
+    prediction = _counted(prediction, reference, ignore)
+    if reference.ndim == 3 and 1 in reference.shape:
+        # every voxel of a single slice would be surface
+        flat = reference.shape.index(1)
+        prediction, reference = prediction.squeeze(flat), reference.squeeze(flat)
+        spacing = [s for axis, s in enumerate(spacing) if axis != flat]
+    scores = []
+    for name, value in labels.items():
+        masks = prediction == value, reference == value
+        in_prediction, in_reference = (bool(mask.any()) for mask in masks)
+        if in_prediction and in_reference:
+            distances = _distances(*_cropped(*masks), spacing, tolerance)
+            scores.append(Score(name, "scored", dice[name], *distances))
+        elif in_prediction or in_reference:
+            scores.append(Score(name, "missed" if in_reference else "invented", 0.0, diagonal, diagonal, 0.0))
+        else:
+            scores.append(Score(name, "absent", np.nan, np.nan, np.nan, np.nan))
+    return scores
 
 
-def summarise(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice over cases: one row a modality, one column a structure, and their mean."""
-    table: pd.DataFrame = scores.pivot_table(
-        index="modality", columns="structure", values="dice", aggfunc="mean", sort=False
+def _counted(prediction: np.ndarray, reference: np.ndarray, ignore: int | None) -> np.ndarray:
+    """The prediction with background where the reference says nothing."""
+    return prediction if ignore is None else np.where(reference == ignore, 0, prediction)
+
+
+def _cropped(prediction: np.ndarray, reference: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Both masks cut to the box around what is in either, as (1, 1, *s): beyond it there is no surface."""
+    union = prediction | reference
+    box = []
+    for axis in range(union.ndim):
+        occupied = np.flatnonzero(union.any(axis=tuple(other for other in range(union.ndim) if other != axis)))
+        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    one, two = (
+        torch.from_numpy(np.ascontiguousarray(mask[tuple(box)]))[None, None].float() for mask in (prediction, reference)
     )
-    table["mean"] = table.mean(axis=1)
-    table.insert(0, "cases", scores.groupby("modality")["case"].nunique())
-    return table
+    return one, two
+
+
+def _distances(
+    prediction: Tensor, reference: Tensor, spacing: Sequence[float], tolerance: float
+) -> tuple[float, float, float]:
+    settings = {"include_background": True, "spacing": list(spacing)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of its own deprecated arguments
+        hd95 = compute_hausdorff_distance(prediction, reference, percentile=95, **settings)
+        assd = compute_average_surface_distance(prediction, reference, symmetric=True, **settings)
+        nsd = compute_surface_dice(prediction, reference, [tolerance], use_subvoxels=True, **settings)
+    return float(hd95), float(assd), float(nsd)

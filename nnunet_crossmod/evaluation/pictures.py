@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-__all__ = ["Row", "colours_of", "overlay", "prediction_grid"]
+__all__ = ["Row", "colours_of", "contours", "overlay", "prediction_grid"]
 
 COLOURS = ("#e6550d", "#3182bd", "#31a354", "#756bb1", "#d6b616", "#17becf", "#e377c2", "#8c564b")
 
@@ -74,6 +75,57 @@ def prediction_grid(rows: Sequence[Row], labels: Mapping[str, int], file: Path) 
     )
     figure.savefig(file, dpi=110)
     return file
+
+
+def contours(image: Path, reference: Path, prediction: Path, labels: Mapping[str, int]) -> bytes:
+    """One slice, the one with most reference voxels, around what is labelled: outlines on the image.
+
+    The reference is a dashed, the prediction a solid line, in the colour of the structure.
+
+    Args:
+        image: the scan.
+        reference: its label map.
+        prediction: the predicted one.
+        labels: foreground structures, name → value.
+
+    Returns:
+        a PNG.
+    """
+    colours = colours_of(labels)
+    scan = sitk.ReadImage(str(image))
+    volume = sitk.GetArrayFromImage(scan)
+    maps = [_read(file) for file in (reference, prediction)]
+    if volume.ndim == 2:
+        volume, maps = volume[None], [label_map[None] for label_map in maps]
+    position = int(np.isin(maps[0], list(colours)).sum((1, 2)).argmax())
+    labelled = np.isin(maps[0][position], list(colours)) | np.isin(maps[1][position], list(colours))
+    box = tuple(_with_margin(labelled.max(axis)) for axis in (1, 0))
+    shown, expected, predicted = (array[position][box] for array in (volume, *maps))
+    low, high = np.percentile(shown, (1, 99.5))
+    ratio = scan.GetSpacing()[1] / scan.GetSpacing()[0]
+    figure = Figure(figsize=(3.2, 3.2 * shown.shape[0] * ratio / shown.shape[1]), dpi=130)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(shown, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect="auto")
+    axes.set_axis_off()
+    for value, colour in colours.items():
+        for segmentation, line in ((expected, "--"), (predicted, "-")):
+            mask = np.pad(segmentation == value, 1)  # a contour closes at the border, too
+            if mask.any():
+                across, down = np.arange(mask.shape[1]) - 1, np.arange(mask.shape[0]) - 1
+                axes.contour(across, down, mask, levels=[0.5], colors=[colour], linestyles=line, linewidths=1.3)
+    axes.set(xlim=(-0.5, shown.shape[1] - 0.5), ylim=(shown.shape[0] - 0.5, -0.5))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _with_margin(occupied: np.ndarray) -> slice:
+    """The occupied stretch with a third of its length on either side; everything where nothing is occupied."""
+    places = np.flatnonzero(occupied)
+    if not len(places):
+        return slice(None)
+    margin = (int(places[-1]) - int(places[0]) + 1) // 3 + 4
+    return slice(max(0, int(places[0]) - margin), int(places[-1]) + margin + 1)
 
 
 def _read(file: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LossRecord", "draw_curves"]
+__all__ = ["LossRecord", "draw_curves", "read_rows"]
 
 
 class LossRecord:
@@ -23,7 +23,7 @@ class LossRecord:
     def __init__(self, folder: Path, first_epoch: int) -> None:
         self.file = folder / "losses.jsonl"
         self.picture = folder / "losses.png"
-        rows = _read(self.file) if first_epoch > 0 else []
+        rows = read_rows(self.file) if first_epoch > 0 else []
         self.rows = [row for row in rows if row["epoch"] < first_epoch]
         self.file.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
@@ -39,7 +39,8 @@ class LossRecord:
         draw_curves(self.rows, self.picture)
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The epochs of a ``losses.jsonl``; none where there is no file."""
     if not file.exists():
         return []
     rows = []

@@ -49,6 +49,7 @@ from nnunet_crossmod.training.losses import Losses
 from nnunet_crossmod.training.player import Player, only_trainable
 from nnunet_crossmod.training.record import LossRecord
 from nnunet_crossmod.training.schedule import LatePolyLR
+from nnunet_crossmod.training.selection import CHECKPOINT, LabelFreeSelection
 from nnunet_crossmod.training.supervision import (
     SegmentationLoss,
     dice_ce,
@@ -91,6 +92,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
     gin_probability: float = 1.0
     forbid_annotated_target: bool = False
     seed: int | None = None
+    label_free_selection: bool = False
+    """Also keep the checkpoint that a criterion without target labels prefers (:mod:`.selection`)."""
     picture_every: int = 10
     """Epochs between the method's own pictures, where it draws any."""
 
@@ -136,6 +139,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.players: list[Player] = []
         self.heads = nn.ModuleDict()
         self.record: LossRecord | None = None
+        self.selection: LabelFreeSelection | None = None
         self.last_batch: CrossModalBatch | None = None
         self.short_first_axis = False
 
@@ -631,6 +635,8 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().on_train_start()
         if self.local_rank == 0:
             self.record = LossRecord(Path(self.output_folder), self.current_epoch)
+        if self.label_free_selection:
+            self.selection = LabelFreeSelection(self)
 
     def on_train_epoch_start(self) -> None:
         """Set the learning rate of every player."""
@@ -680,6 +686,12 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
             if self.last_batch is not None and (last or (self.current_epoch + 1) % self.picture_every == 0):
                 with torch.no_grad(), self._autocast():
                     self.draw(self.last_batch, Path(self.output_folder))
+
+    def on_epoch_end(self) -> None:
+        """Keep the checkpoint that the label-free criterion prefers, where it is asked for."""
+        if self.selection is not None and self.selection.improved():
+            self.save_checkpoint(str(Path(self.output_folder) / CHECKPOINT))
+        super().on_epoch_end()
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,338 @@
+"""``crossmod compare``: train what is missing, predict, evaluate, and put the methods into one table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nnunet_crossmod.commands import find_trainers, predict, train
+from nnunet_crossmod.data import CrossmodBlock
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.evaluation import evaluate_folder, write_evaluation
+from nnunet_crossmod.evaluation.comparison import Roles, check_roles, compare, shown, to_latex, to_markdown
+from nnunet_crossmod.paths import dataset_folder, load_trainer
+from nnunet_crossmod.plans import configure, read_setting, write_plans
+from nnunet_crossmod.training.hyperparameters import resolve
+
+__all__ = ["Comparison", "Method", "Run", "read_method", "roles_of"]
+
+FLOOR, CEILING = "SourceOnlyTrainer", "TargetSupervisedTrainer"
+RECORD = "comparison.json"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table: a trainer with hyper-parameters of its own."""
+
+    title: str
+    trainer: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a method. ``results`` is the fold's folder, ``work`` holds predictions and metrics."""
+
+    name: str
+    method: Method
+    seed: int | None
+    fold: int
+    plans: str
+    results: Path
+    work: Path
+
+
+def read_method(text: str) -> Method:
+    """``AICLTrainer``, or with hyper-parameters ``AICLTrainer fpc_weight=0.05 gin=source``."""
+    words = shlex.split(text)
+    if not words:
+        raise CrossmodError("-tr names an empty row: give the name of a trainer")
+    return Method(text, words[0], dict(map(read_setting, words[1:])))
+
+
+def roles_of(
+    methods: Sequence[Method], floor: str | None = None, ceiling: str | None = None, against: str | None = None
+) -> Roles:
+    """Floor and ceiling are the plain rows of their trainers unless named; tests are against the floor, or row one."""
+
+    def plain(trainer: str) -> str | None:
+        return next((method.title for method in methods if method.trainer == trainer and not method.settings), None)
+
+    floor = floor or plain(FLOOR)
+    return Roles(floor, ceiling or plain(CEILING), against or floor or methods[0].title)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and where.
+
+    Args:
+        dataset: id or name; its ``imagesTs`` and ``labelsTs`` hold the test scans.
+        configuration: ``2d``, ``3d_fullres``, …
+        methods: the rows.
+        work: gets predictions, metrics, logs and the tables.
+        plans: that every row is trained on.
+        folds: every one trains a model, and every model predicts the test scans.
+        seeds: likewise; ``None`` leaves the seed to the plans.
+        settings: hyper-parameters of all rows.
+        preset: of ``crossmod configure``.
+        checkpoint: that predicts.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        mirroring: test-time augmentation.
+        tolerance: of the normalised surface Dice, in mm.
+    """
+
+    dataset: int | str
+    configuration: str
+    methods: Sequence[Method]
+    work: Path
+    plans: str = "nnUNetPlans"
+    folds: Sequence[int] = (0,)
+    seeds: Sequence[int | None] = (None,)
+    settings: Mapping[str, Any] | None = None
+    preset: str | None = None
+    checkpoint: str = "checkpoint_final.pth"
+    device: str = "cpu"
+    mirroring: bool = True
+    tolerance: float = 2.0
+
+    def run(self, roles: Roles) -> pd.DataFrame:
+        """Do what is missing and write ``table.md``, ``table.csv``, ``table.tex``, ``scores.csv``; returns the table.
+
+        Raises:
+            CrossmodError: wrong input, before anything is trained; a command that failed (the message names its log).
+        """
+        check_roles([method.title for method in self.methods], roles)
+        raw, block, ending, ignore = self._test_scans()
+        runs = self.prepare()
+        self.work.mkdir(parents=True, exist_ok=True)
+        self._record(raw, runs, roles)
+        scores = []
+        for number, run in enumerate(runs, start=1):
+            print(f"{number}/{len(runs)}  {run.method.title}, {run.name}")
+            self._train(run)
+            self._predict(run, raw / "imagesTs", len(block.test), ending)
+            found = self._evaluate(run, raw / "labelsTs", block, ending, ignore)
+            scores.append(found.assign(method=run.method.title, run=run.name))
+        together = pd.concat(scores)
+        together.to_csv(self.work / "scores.csv", index=False)
+        table = compare(together, [method.title for method in self.methods], roles, block.target)
+        modalities = [m for m in (*block.target, *block.source) if m in set(table["modality"])]
+        self._write(table, modalities, roles)
+        return table
+
+    def prepare(self) -> list[Run]:
+        """Check every row and write the plans it needs; nothing is trained yet."""
+        if len({method.title for method in self.methods}) < len(self.methods):
+            raise CrossmodError("two rows have the same name: give each trainer, with its settings, once")
+        for method in self.methods:
+            kind = load_trainer(method.trainer)
+            resolve(kind, kind._hyperparameter_types, {**(self.settings or {}), **method.settings}, method.title)
+        preprocessed = dataset_folder("nnUNet_preprocessed", self.dataset)
+        file = preprocessed / f"{self.plans}.json"
+        if not file.is_file():
+            raise CrossmodError(f"{file} does not exist: plan with nnUNetv2_plan_and_preprocess -d {self.dataset}")
+        base = json.loads(file.read_text())
+        if self.configuration not in base["configurations"]:
+            raise CrossmodError(f"{file} has no {self.configuration!r}; it has {', '.join(base['configurations'])}")
+        results = _results() / preprocessed.name
+        find_trainers()
+        runs = []
+        for method in self.methods:
+            for seed in self.seeds:
+                plans = self._plans(base, preprocessed, method, seed)
+                model = results / f"{method.trainer}__{plans}__{self.configuration}"
+                for fold in self.folds:
+                    name = f"fold{fold}" if seed is None else f"seed{seed}_fold{fold}"
+                    where = self.work / _slug(method.title) / (name + self._chosen())
+                    runs.append(Run(name, method, seed, fold, plans, model / f"fold_{fold}", where))
+        return runs
+
+    def _chosen(self) -> str:
+        name = self.checkpoint.removesuffix(".pth").removeprefix("checkpoint_")
+        return "" if name == "final" else f"_{name}"
+
+    def _plans(self, base: Mapping[str, Any], folder: Path, method: Method, seed: int | None) -> str:
+        """The plans of a run: the given ones where nothing is changed, else a copy whose name says what is."""
+        settings = {**(self.settings or {}), **method.settings, **({} if seed is None else {"seed": seed})}
+        if not settings and self.preset is None:
+            return self.plans
+        words = [self.preset] if self.preset else []
+        words += [f"{name}-{json.dumps(value)}" for name, value in settings.items() if name != "seed"]
+        words += [] if settings.get("seed") is None else [f"seed{settings['seed']}"]
+        name = _slug("_".join([self.plans, *words]))
+        plans = json.loads(json.dumps(configure(base, name, settings, preset=self.preset)))
+        file = folder / f"{name}.json"
+        if not file.is_file():
+            write_plans(plans, folder)
+        elif json.loads(file.read_text()) != plans:
+            raise CrossmodError(
+                f"{file} differs from what {self.plans} and these settings make: the data set was planned again since; "
+                "remove that file and the results trained on it"
+            )
+        return name
+
+    def _test_scans(self) -> tuple[Path, CrossmodBlock, str, int | None]:
+        raw = dataset_folder("nnUNet_raw", self.dataset)
+        dataset_json = json.loads((raw / "dataset.json").read_text())
+        block = CrossmodBlock.from_dataset_json(dataset_json, str(raw / "dataset.json"))
+        ending: str = dataset_json["file_ending"]
+        for folder in ("imagesTs", "labelsTs"):
+            if not any((raw / folder).glob(f"*{ending}")):
+                raise CrossmodError(
+                    f"{raw / folder} holds no test scan: convert the data set with test cases, which stand under "
+                    '"test" in the "crossmod" block of dataset.json'
+                )
+        return raw, block, ending, dataset_json["labels"].get("ignore")
+
+    def _train(self, run: Run) -> None:
+        if (run.results / "checkpoint_final.pth").is_file():
+            return
+        started = any((run.results / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best"))
+        kind = load_trainer(run.method.trainer)
+        plans = json.loads((dataset_folder("nnUNet_preprocessed", self.dataset) / f"{run.plans}.json").read_text())
+        train(
+            self.dataset,
+            self.configuration,
+            run.method.trainer,
+            run.plans,
+            device=self.device,
+            log=self._log(run, "train"),
+            title="train",
+            epochs=plans.get("crossmod", {}).get("num_epochs", kind.num_epochs),
+            fold=run.fold,
+            resume=started,
+        )
+
+    def _predict(self, run: Run, scans: Path, number: int, ending: str) -> None:
+        folder = run.work / "predictions"
+        checkpoint = run.results / self.checkpoint
+        if not checkpoint.is_file():
+            found = ", ".join(sorted(path.name for path in run.results.glob("*.pth")))
+            raise CrossmodError(f"{checkpoint} does not exist; that training left {found}")
+        predicted = list(folder.glob(f"*{ending}"))
+        if any(file.stat().st_mtime < checkpoint.stat().st_mtime for file in predicted):
+            shutil.rmtree(folder)  # of a training that went on since
+            predicted = []
+        if len(predicted) >= number:
+            return
+        predict(
+            scans,
+            folder,
+            self.dataset,
+            self.configuration,
+            run.method.trainer,
+            run.plans,
+            device=self.device,
+            log=self._log(run, "predict"),
+            title="predict",
+            number=number - len(predicted),
+            mirroring=self.mirroring,
+            fold=run.fold,
+            checkpoint=self.checkpoint,
+            resume=True,
+        )
+
+    def _evaluate(
+        self, run: Run, references: Path, block: CrossmodBlock, ending: str, ignore: int | None
+    ) -> pd.DataFrame:
+        kept = run.work / "metrics.csv"
+        files = [*(run.work / "predictions").glob(f"*{ending}"), *references.glob(f"*{ending}")]
+        if kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files):
+            told = json.loads((run.work / "summary.json").read_text())
+            if told["conventions"]["tolerance_mm"] == self.tolerance:
+                return pd.read_csv(kept)
+        modalities = {case.name: case.modality for case in block.test.values()}
+        scores = evaluate_folder(
+            run.work / "predictions", references, block.labels, modalities, ending, ignore, tolerance=self.tolerance
+        )
+        write_evaluation(scores, run.work, self.tolerance)
+        return scores
+
+    def _log(self, run: Run, what: str) -> Path:
+        run.work.mkdir(parents=True, exist_ok=True)
+        return run.work / f"{what}.log"
+
+    def _record(self, raw: Path, runs: Sequence[Run], roles: Roles) -> None:
+        """What ``crossmod report`` reads."""
+        told = {
+            "dataset": raw.name,
+            "configuration": self.configuration,
+            "checkpoint": self.checkpoint,
+            "tolerance_mm": self.tolerance,
+            "roles": roles._asdict(),
+            "runs": [
+                {
+                    "method": asdict(run.method),
+                    "run": run.name,
+                    "seed": run.seed,
+                    "fold": run.fold,
+                    "plans": run.plans,
+                    "results": str(run.results),
+                    "work": str(run.work.relative_to(self.work)),
+                }
+                for run in runs
+            ],
+        }
+        (self.work / RECORD).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+
+    def _write(self, table: pd.DataFrame, modalities: Sequence[str], roles: Roles) -> None:
+        markdown, latex = [], []
+        for modality in modalities:
+            text, heading = shown(table, modality, roles), self._heading(table, modality)
+            print(f"\n{heading}\n\n{text.to_string(index=False)}")
+            markdown.append(f"## {heading}\n\n{to_markdown(text)}\n")
+            latex.append(to_latex(text, heading))
+        notes = self._notes(table, roles)
+        print("\n" + notes)
+        (self.work / "table.md").write_text("\n".join([*markdown, notes, ""]))
+        (self.work / "table.tex").write_text("\n\n".join(latex) + "\n")
+        table.to_csv(self.work / "table.csv", index=False)
+        print(f"\ntables: {self.work / 'table.md'}, table.csv, table.tex; cases: scores.csv")
+
+    def _heading(self, table: pd.DataFrame, modality: str) -> str:
+        row = table[table["modality"] == modality].iloc[0]
+        return f"{modality}, {self.configuration}: {row['cases']} test scans, {row['runs']} run(s) of each method"
+
+    def _notes(self, table: pd.DataFrame, roles: Roles) -> str:
+        notes = [
+            "Mean ± standard deviation over test scans, a scan's score being its mean over runs; NSD at "
+            f"{self.tolerance:g} mm. A structure missed or invented counts with Dice and NSD 0 and the image's "
+            "diagonal."
+        ]
+        if roles.floor and roles.ceiling:
+            notes.append(f"Gap closed: share of the way in mean Dice from {roles.floor} to {roles.ceiling}.")
+        else:
+            notes.append(f"No share of the gap closed: it takes the rows {FLOOR} and {CEILING}.")
+        fewest = int(table["cases"].min())
+        notes.append(
+            f"p: two-sided Wilcoxon signed-rank test against {roles.against}, mean Dice, paired by scan, not corrected "
+            "for the number of rows"
+            + (f"; with {fewest} scans it cannot fall below {2 ** (1 - fewest):.3g}." if fewest < 10 else ".")
+        )
+        return "\n".join(notes)
+
+
+def _results() -> Path:
+    folder = os.environ.get("nnUNet_results")  # noqa: SIM112 - nnU-Net's spelling
+    if not folder:
+        raise CrossmodError("nnUNet_results is not set: export nnUNet_results=/a/folder")
+    return Path(folder)
+
+
+def _slug(text: str) -> str:
+    """A name for files; where characters are lost, a digest keeps names apart."""
+    plain = re.sub(r"[^\w.=-]+", "-", text.replace('"', ""))
+    if plain == text.replace('"', "").replace(" ", "-") and len(plain) < 120:
+        return plain
+    return f"{plain[:100]}-{hashlib.sha1(text.encode()).hexdigest()[:8]}"

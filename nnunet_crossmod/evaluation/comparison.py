@@ -1,0 +1,183 @@
+"""Methods side by side: means over cases, share of the gap closed, paired tests; as text, Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+from scipy.stats import wilcoxon
+
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.evaluation.metrics import METRICS
+
+__all__ = ["Roles", "check_roles", "compare", "gap_closed", "paired_p", "shown", "to_latex", "to_markdown"]
+
+MEAN = "mean"
+DIGITS = {"dice": 3, "hd95": 2, "assd": 2, "nsd": 3}
+TITLES = {"dice": "Dice", "hd95": "HD95 mm", "assd": "ASSD mm", "nsd": "NSD"}
+
+
+class Roles(NamedTuple):
+    """Names of the rows with a role: lower and upper bound of the gap, and the row that others are tested against."""
+
+    floor: str | None = None
+    ceiling: str | None = None
+    against: str | None = None
+
+
+def gap_closed(value: float, floor: float, ceiling: float) -> float:
+    """Share of the gap between floor and ceiling: 0 at the floor, 1 at the ceiling, NaN where there is no gap."""
+    return (value - floor) / (ceiling - floor) if ceiling > floor else float("nan")
+
+
+def paired_p(ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test over paired cases; 1 where no pair differs.
+
+    Raises:
+        ValueError: samples of different length.
+    """
+    difference = np.subtract(ours, theirs)
+    return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
+
+
+def check_roles(methods: Sequence[str], roles: Roles) -> None:
+    """Raise :class:`CrossmodError` where a role names no method."""
+    for role, name in roles._asdict().items():
+        if name is not None and name not in methods:
+            raise CrossmodError(f"the {role} {name!r} is not among the rows: {', '.join(methods)}")
+
+
+def compare(
+    scores: pd.DataFrame, methods: Sequence[str], roles: Roles, targets: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """One row a modality and method.
+
+    A case's score is its mean over the runs (seeds, folds); means, standard deviations and tests are over cases.
+
+    Args:
+        scores: as from :func:`~nnunet_crossmod.evaluation.evaluate_folder`, with ``method`` and ``run`` beside.
+        methods: names in the order of the rows.
+        roles: which of them are floor and ceiling, and the one that the others are tested against.
+        targets: modalities that have a gap (on the source, a ceiling trained on the target is none); all by default.
+
+    Returns:
+        ``modality``, ``method``, ``cases``, ``runs``; ``<metric> <structure>`` and ``… std`` for every structure and
+        ``mean`` (over a case's structures); ``dice between runs`` (standard deviation of the runs' mean Dice);
+        ``missed`` and ``invented`` (structures, all runs together); ``gap closed`` (mean Dice) and ``p`` (mean Dice).
+
+    Raises:
+        CrossmodError: methods that were not measured on the same cases, or a role that no method has.
+    """
+    check_roles(methods, roles)
+    rows = []
+    for modality, of in scores.groupby("modality", sort=False):
+        structures = list(dict.fromkeys(of["structure"]))
+        by_case = {method: _by_case(of[of["method"] == method], structures) for method in methods}
+        cases = by_case[methods[0]].index
+        for method in methods:
+            if not by_case[method].index.equals(cases):
+                raise CrossmodError(f"{method} and {methods[0]} were measured on different {modality} cases")
+        mean_dice = {method: table["dice", MEAN] for method, table in by_case.items()}
+        for method in methods:
+            table, mine = by_case[method], of[of["method"] == method]
+            runs = mine.groupby(["run", "case"])["dice"].mean().groupby("run").mean()
+            row: dict[str, object] = {"modality": modality, "method": method, "cases": len(cases), "runs": len(runs)}
+            for metric in METRICS:
+                for structure in [*structures, MEAN]:
+                    row[f"{metric} {structure}"] = table[metric, structure].mean()
+                    row[f"{metric} {structure} std"] = table[metric, structure].std()
+            row["dice between runs"] = runs.std()
+            for failure in ("missed", "invented"):
+                row[failure] = int((mine["status"] == failure).sum())
+            row["gap closed"] = (
+                gap_closed(*(float(mean_dice[name].mean()) for name in (method, roles.floor, roles.ceiling)))
+                if roles.floor and roles.ceiling and (targets is None or modality in targets)
+                else np.nan
+            )
+            row["p"] = (
+                paired_p(mean_dice[method].to_numpy(), mean_dice[roles.against].to_numpy())
+                if roles.against and method != roles.against
+                else np.nan
+            )
+            rows.append(row)
+    return cast("pd.DataFrame", pd.DataFrame(rows))
+
+
+def _by_case(scores: pd.DataFrame, structures: Sequence[str]) -> pd.DataFrame:
+    """Cases along the rows; metric x (structures, mean) along the columns; runs averaged."""
+    over_runs = scores.groupby(["case", "structure"], sort=True)[list(METRICS)].mean().unstack("structure")
+    for metric in METRICS:
+        over_runs[metric, MEAN] = over_runs[metric][list(structures)].mean(axis=1)
+    return cast("pd.DataFrame", over_runs)
+
+
+def shown(table: pd.DataFrame, modality: str, roles: Roles) -> pd.DataFrame:
+    """The rows of one modality as text, columns titled; what says nothing (no gap, no test) is left out."""
+    rows = table[table["modality"] == modality]
+    structures = [name.removeprefix("dice ") for name in rows.columns if name.startswith("dice ")]
+    structures = [name for name in structures if not name.endswith(" std") and name != "between runs"]
+    columns: dict[str, Iterable[str]] = {"method": rows["method"]}
+    for metric in METRICS:
+        for name in structures if metric == "dice" else [MEAN]:
+            if rows[f"{metric} {name}"].isna().all():
+                continue
+            title = name if metric == "dice" and name != MEAN else f"{TITLES[metric]} mean"
+            columns[title] = [
+                _plus_minus(mean, std, DIGITS[metric])
+                for mean, std in zip(rows[f"{metric} {name}"], rows[f"{metric} {name} std"], strict=True)
+            ]
+    if rows["runs"].max() > 1:
+        columns["between runs"] = [_number(value, 3) for value in rows["dice between runs"]]
+    columns["missed"] = [str(value) for value in rows["missed"]]
+    columns["invented"] = [str(value) for value in rows["invented"]]
+    if rows["gap closed"].notna().any():
+        columns["gap closed"] = ["–" if np.isnan(share) else f"{100 * share:.0f} %" for share in rows["gap closed"]]
+    if rows["p"].notna().any():
+        columns["p"] = [_number(value, 3) for value in rows["p"]]
+    return cast("pd.DataFrame", pd.DataFrame({title: list(values) for title, values in columns.items()}))
+
+
+def _plus_minus(mean: float, std: float, digits: int) -> str:
+    return _number(mean, digits) + ("" if np.isnan(std) else f" ± {std:.{digits}f}")
+
+
+def _number(value: float, digits: int) -> str:
+    if np.isnan(value):
+        return "–"
+    return f"< {10**-digits}" if 0 < value < 0.5 * 10**-digits else f"{value:.{digits}f}"
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A table of text as Markdown."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def to_latex(table: pd.DataFrame, caption: str) -> str:
+    """A table of text as LaTeX, with booktabs."""
+    head, *lines = [
+        " & ".join(_latex(cell) for cell in line) + r" \\"
+        for line in [list(table.columns), *table.astype(str).to_numpy().tolist()]
+    ]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_latex(caption)}}}",
+            rf"\begin{{tabular}}{{l{'c' * (len(table.columns) - 1)}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _latex(text: str) -> str:
+    for character in "&%#_":
+        text = text.replace(character, f"\\{character}")
+    return text.replace(" ± ", r" $\pm$ ").replace("–", "--").replace("< ", "$<$ ")

@@ -1,0 +1,207 @@
+"""Folders of predicted and reference label maps: every case measured, then means a modality and structure."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+import torch
+from tqdm import tqdm
+
+from nnunet_crossmod.data.image_files import check_same_grid, read_image
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.evaluation.metrics import CONVENTIONS, METRICS, Score, measure
+
+__all__ = ["evaluate_folder", "printed", "summarise", "summary", "write_evaluation"]
+
+COUNTS = ("scored", "missed", "invented", "absent")
+DIGITS = {"dice": 3, "hd95": 2, "assd": 2, "nsd": 3}
+CASES_A_PROCESS = 32  # fewer are measured sooner than another process has started
+
+
+class _Pair(NamedTuple):
+    case: str
+    prediction: Path
+    reference: Path
+
+
+def evaluate_folder(
+    predictions: Path,
+    references: Path,
+    labels: Mapping[str, int],
+    modalities: Mapping[str, str] | str,
+    ending: str = ".nii.gz",
+    ignore: int | None = None,
+    *,
+    tolerance: float = 2.0,
+    processes: int | None = None,
+) -> pd.DataFrame:
+    """Compare every predicted case with its reference.
+
+    Args:
+        predictions: folder of predicted label maps.
+        references: folder of reference label maps under the same names; predictions without one are passed over.
+        labels: foreground structures, name → value.
+        modalities: case → modality (an empty name where a case is not listed), or one for all cases.
+        ending: of the files.
+        ignore: value of voxels in the references that do not count.
+        tolerance: of the normalised surface Dice, in mm.
+        processes: how many at a time; by default one for every 32 cases, as far as there are cores.
+
+    Returns:
+        one row a case and structure: ``case``, ``modality``, ``structure``, ``status``, ``dice``, ``hd95`` and ``assd``
+        in mm, ``nsd``; see :data:`~nnunet_crossmod.evaluation.metrics.CONVENTIONS`.
+
+    Raises:
+        CrossmodError: no case in common, a reference without prediction, or grids that differ.
+    """
+    predicted, expected = (
+        {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
+        for folder in (predictions, references)
+    )
+    if not set(predicted) & set(expected):
+        raise CrossmodError(
+            f"{predictions} and {references} have no case in common: give folders with equal file names"
+        )
+    if missing := sorted(set(expected) - set(predicted)):
+        raise CrossmodError(f"{references / (missing[0] + ending)} has no prediction in {predictions}: predict it, too")
+    pairs = [_Pair(case, predicted[case], expected[case]) for case in sorted(expected)]
+    work = partial(_measure_files, labels=dict(labels), ignore=ignore, tolerance=tolerance)
+    if processes is None:
+        processes = max(1, min(len(pairs) // CASES_A_PROCESS, os.cpu_count() or 1, 8))
+    measured = tqdm(_each(work, pairs, processes), "evaluate", len(pairs), unit="case", disable=None)
+    rows = [
+        {
+            "case": pair.case,
+            "modality": modalities if isinstance(modalities, str) else modalities.get(pair.case, ""),
+            **score._asdict(),
+        }
+        for pair, scores in zip(pairs, measured, strict=True)
+        for score in scores
+    ]
+    return cast("pd.DataFrame", pd.DataFrame(rows))
+
+
+def _each(work: Callable[[_Pair], list[Score]], pairs: list[_Pair], processes: int) -> Iterable[list[Score]]:
+    if processes == 1:
+        yield from map(work, pairs)
+        return
+    # a forked process would inherit the threads of torch, and hang
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(work, pairs)
+
+
+def _measure_files(pair: _Pair, labels: Mapping[str, int], ignore: int | None, tolerance: float) -> list[Score]:
+    prediction, reference = (_read(file) for file in (pair.prediction, pair.reference))
+    if prediction.GetSize() != reference.GetSize():
+        raise CrossmodError(
+            f"{pair.prediction} has size {prediction.GetSize()}, but {pair.reference} has {reference.GetSize()}: "
+            "predict the same scan"
+        )
+    if reference.GetDimension() == 3:
+        check_same_grid(reference, prediction, str(pair.reference), str(pair.prediction))
+    maps = [sitk.GetArrayFromImage(image) for image in (prediction, reference)]
+    scores = measure(maps[0], maps[1], labels, reference.GetSpacing()[::-1], ignore=ignore, tolerance=tolerance)
+    for file, volume, failure in ((pair.prediction, maps[0], "missed"), (pair.reference, maps[1], "invented")):
+        if {score.status for score in scores} - {"absent"} == {failure} and volume.any():
+            found = sorted(set(np.unique(volume).tolist()) - {0, ignore})
+            if found and not set(found) & set(labels.values()):
+                raise CrossmodError(
+                    f"{file} holds the values {found}, but the structures are {dict(labels)}: give the values of both "
+                    "folders with -l, or relabel the files"
+                )
+    return scores
+
+
+def _read(file: Path) -> sitk.Image:
+    if file.name.endswith((".nii", ".nii.gz")):
+        return read_image(file)
+    try:
+        return sitk.ReadImage(str(file))
+    except RuntimeError as error:
+        raise CrossmodError(f"{file} cannot be read: write it again") from error
+
+
+def summarise(scores: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
+    """Mean over cases: one row a modality, one column a structure, and the mean over cases of a case's mean."""
+    table: pd.DataFrame = scores.pivot_table(
+        index="modality", columns="structure", values=metric, aggfunc="mean", sort=False
+    )
+    table["mean"] = _case_means(scores)[metric].groupby("modality").mean()
+    table.insert(0, "cases", scores.groupby("modality")["case"].nunique())
+    return table
+
+
+def summary(scores: pd.DataFrame) -> dict[str, Any]:
+    """Means, standard deviations and counts: modality → ``cases`` and structure (``mean`` over all) → metric.
+
+    Standard deviations of a single case are ``None``, and so is everything of a structure that is absent throughout.
+    """
+    told: dict[str, Any] = {}
+    for modality, of in scores.groupby("modality", sort=False):
+        structures = {
+            str(name): {
+                **{metric: _mean_and_std(rows[metric]) for metric in METRICS},
+                **{status: int((rows["status"] == status).sum()) for status in COUNTS},
+            }
+            for name, rows in of.groupby("structure", sort=False)
+        }
+        means = _case_means(of)
+        structures["mean"] = {
+            **{metric: _mean_and_std(means[metric]) for metric in METRICS},
+            **{status: int((of["status"] == status).sum()) for status in COUNTS},
+        }
+        told[str(modality)] = {"cases": int(of["case"].nunique()), "structures": structures}
+    return told
+
+
+def _case_means(scores: pd.DataFrame) -> pd.DataFrame:
+    means: pd.DataFrame = scores.groupby(["modality", "case"], sort=False)[list(METRICS)].mean()
+    return means
+
+
+def _mean_and_std(values: pd.Series[float]) -> dict[str, float | None]:
+    mean, std = float(values.mean()), float(values.std())
+    return {"mean": None if np.isnan(mean) else mean, "std": None if np.isnan(std) else std}
+
+
+def printed(scores: pd.DataFrame, tolerance: float) -> str:
+    """The summary as text: a block a modality, a line a structure."""
+    titles = {"dice": "Dice", "hd95": "HD95 mm", "assd": "ASSD mm", "nsd": f"NSD {tolerance:g} mm"}
+    blocks = []
+    for modality, told in summary(scores).items():
+        lines = {
+            name: {
+                **{title: _plus_minus(values[metric], DIGITS[metric]) for metric, title in titles.items()},
+                **{status: values[status] for status in COUNTS},
+            }
+            for name, values in told["structures"].items()
+        }
+        title = f"{modality or 'all'}: {told['cases']} case" + ("" if told["cases"] == 1 else "s")
+        blocks.append(f"{title}\n{pd.DataFrame.from_dict(lines, orient='index').to_string()}")
+    penalty = "missed or invented: Dice and NSD 0, distances the image's diagonal; absent: in no mean"
+    return "\n\n".join(blocks) + f"\n\n{penalty}"
+
+
+def _plus_minus(value: Mapping[str, float | None], digits: int) -> str:
+    if value["mean"] is None:
+        return "–"
+    return f"{value['mean']:.{digits}f}" + ("" if value["std"] is None else f" ± {value['std']:.{digits}f}")
+
+
+def write_evaluation(scores: pd.DataFrame, folder: Path, tolerance: float) -> None:
+    """Write ``metrics.csv`` (one row a case and structure) and ``summary.json`` (conventions, means, counts)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scores.to_csv(folder / "metrics.csv", index=False)
+    told = {"conventions": {**CONVENTIONS, "tolerance_mm": tolerance}, "modalities": summary(scores)}
+    (folder / "summary.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,83 @@
+"""Which structures to measure, and of which modality a case is: from a data set or from words of the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nnunet_crossmod.data import CrossmodBlock
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.paths import find_dataset_json
+
+__all__ = ["Structures", "of_dataset", "of_words"]
+
+
+class Structures(NamedTuple):
+    """Foreground ``labels``, name → value; ``modalities``, case → modality, or one for all; ``ending`` of files."""
+
+    labels: Mapping[str, int]
+    modalities: Mapping[str, str] | str
+    ending: str = ".nii.gz"
+    ignore: int | None = None
+
+    def chosen(self, names: Sequence[str] | None) -> Mapping[str, int]:
+        """The labels of the named structures; of all of them for ``None``.
+
+        Raises:
+            CrossmodError: a name that is not among them.
+        """
+        unknown = [name for name in names or () if name not in self.labels]
+        if unknown:
+            raise CrossmodError(f"there is no structure {unknown[0]!r}; there are {', '.join(self.labels)}")
+        return self.labels if names is None else {name: self.labels[name] for name in names}
+
+
+def of_dataset(dataset: int | str) -> Structures:
+    """What the ``dataset.json`` of a data set says."""
+    file = find_dataset_json(dataset)
+    return _of_json(json.loads(file.read_text()), str(file))
+
+
+def _of_json(dataset_json: Mapping[str, Any], where: str) -> Structures:
+    block = CrossmodBlock.from_dataset_json(dataset_json, where)
+    modalities = {case.name: case.modality for case in (*block.cases.values(), *block.test.values())}
+    return Structures(block.labels, modalities, dataset_json["file_ending"], dataset_json["labels"].get("ignore"))
+
+
+def of_words(words: Sequence[str], modality: str = "") -> Structures:
+    """``NAME=VALUE`` words, or one JSON file: name → value, or a ``dataset.json``.
+
+    Raises:
+        CrossmodError: a word of another form, an unreadable file, no structure.
+    """
+    if len(words) == 1 and "=" not in words[0]:
+        return _of_file(Path(words[0]), modality)
+    values: dict[str, int] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not name or not value.isdecimal():
+            raise CrossmodError(f"-l takes NAME=VALUE with an integer, or one JSON file, got {word!r}")
+        values[name] = int(value)
+    return _of_labels(values, modality, "-l")
+
+
+def _of_file(file: Path, modality: str) -> Structures:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CrossmodError(f"-l {file} cannot be read as JSON ({error}): name a file of name → value") from error
+    if isinstance(content, dict) and "crossmod" in content:
+        return _of_json(content, str(file))
+    labels = content.get("labels", content) if isinstance(content, dict) else None
+    if not isinstance(labels, dict) or not all(isinstance(value, int) for value in labels.values()):
+        raise CrossmodError(f'-l {file} must hold an object of name → integer, as {{"Myo": 1, "LV": 2}}')
+    return _of_labels(labels, modality, str(file))
+
+
+def _of_labels(labels: Mapping[str, int], modality: str, where: str) -> Structures:
+    foreground = {name: value for name, value in labels.items() if value != 0 and name != "ignore"}
+    if not foreground:
+        raise CrossmodError(f"{where} names no structure with a value other than 0")
+    return Structures(foreground, modality, ignore=labels.get("ignore"))

@@ -1,0 +1,176 @@
+"""``crossmod compare``: what it runs, what it does not run again, and the tables it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+
+from nnunet_crossmod import compare
+from nnunet_crossmod.cli import main
+from nnunet_crossmod.compare import read_method, roles_of
+from nnunet_crossmod.errors import CrossmodError
+
+ROWS = ["SourceOnlyTrainer", "AICLTrainer fpc_weight=0.1", "TargetSupervisedTrainer"]
+
+
+class Commands:
+    """Stands in for nnU-Net: a training leaves its checkpoint, a prediction the reference with voxels removed."""
+
+    def __init__(self, raw: Path, preprocessed: Path) -> None:
+        self.raw, self.preprocessed = raw, preprocessed
+        self.done: list[tuple[str, ...]] = []
+
+    def train(self, dataset: str, configuration: str, trainer: str, plans: str, **how: Any) -> None:
+        assert (self.preprocessed / f"{plans}.json").is_file()
+        self.done.append(("train", trainer, plans, str(how["fold"]), "--c" if how["resume"] else ""))
+        model = f"{trainer}__{plans}__{configuration}"
+        fold = Path(os.environ["nnUNet_results"]) / self.raw.name / model / f"fold_{how['fold']}"  # noqa: SIM112
+        fold.mkdir(parents=True, exist_ok=True)
+        (fold / "checkpoint_final.pth").touch()
+
+    def predict(
+        self, scans: Path, output: Path, dataset: str, configuration: str, trainer: str, plans: str, **how: Any
+    ) -> None:
+        self.done.append(("predict", trainer, plans, str(how["fold"]), how["checkpoint"]))
+        output.mkdir(parents=True, exist_ok=True)
+        lost = {"SourceOnlyTrainer": 4, "AICLTrainer": 2, "TargetSupervisedTrainer": 1}[trainer]
+        for file in (self.raw / "labelsTs").glob("*.nii.gz"):
+            label = sitk.ReadImage(str(file))
+            values = sitk.GetArrayFromImage(label)
+            values[:, ::5] = np.where(values[:, ::5] == lost % 4, 0, values[:, ::5])
+            values[:lost] = 0
+            changed = sitk.GetImageFromArray(values)
+            changed.CopyInformation(label)
+            sitk.WriteImage(changed, str(output / file.name))
+
+
+@pytest.fixture
+def commands(dataset: Path, nnunet: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Commands]:
+    fake = Commands(nnunet["nnUNet_raw"] / dataset.name, dataset)
+    monkeypatch.setattr(compare, "train", fake.train)
+    monkeypatch.setattr(compare, "predict", fake.predict)
+    before = set(dataset.iterdir())
+    yield fake
+    for file in set(dataset.iterdir()) - before:
+        file.unlink()
+    shutil.rmtree(nnunet["nnUNet_results"])
+    nnunet["nnUNet_results"].mkdir()
+
+
+def call(work: Path, *more: str, rows: list[str] = ROWS) -> int:
+    return main(["compare", "-d", "901", "-c", "2d", "-device", "cpu", "-o", str(work), *more, "-tr", *rows])
+
+
+def test_everything_once_and_nothing_twice(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    assert call(work, "--seeds", "0", "1") == 0
+    said = capsys.readouterr().out
+    assert len([step for step in commands.done if step[0] == "train"]) == 6
+    assert len([step for step in commands.done if step[0] == "predict"]) == 6
+    assert {step[2] for step in commands.done if step[1] == "AICLTrainer"} == {
+        f"nnUNetPlans_fpc_weight-0.1_seed{seed}" for seed in (0, 1)
+    }
+    assert "lge, 2d: 1 test scans, 2 run(s)" in said
+    assert "gap closed" in said
+    table = pd.read_csv(work / "table.csv").set_index(["modality", "method"])
+    gap = table.loc["lge"]["gap closed"]
+    assert gap["SourceOnlyTrainer"] == 0
+    assert gap["TargetSupervisedTrainer"] == 1
+    assert 0 < gap["AICLTrainer fpc_weight=0.1"] < 1
+    assert len(pd.read_csv(work / "scores.csv")) == 6 * 2 * 3
+    assert r"\begin{tabular}" in (work / "table.tex").read_text()
+    assert "## lge, 2d" in (work / "table.md").read_text()
+
+    commands.done.clear()
+    assert call(work, "--seeds", "0", "1") == 0
+    assert commands.done == []
+    assert pd.read_csv(work / "table.csv").set_index(["modality", "method"])["dice mean"].equals(table["dice mean"])
+
+    record = json.loads((work / "comparison.json").read_text())
+    assert [run["run"] for run in record["runs"]][:2] == ["seed0_fold0", "seed1_fold0"]
+    assert record["roles"]["floor"] == "SourceOnlyTrainer"
+
+
+def test_it_goes_on_where_it_stopped(commands: Commands, nnunet: dict[str, Path], tmp_path: Path) -> None:
+    rows = ["SourceOnlyTrainer", "AICLTrainer"]
+    assert call(tmp_path, rows=rows) == 0
+    folds = {trainer: next(nnunet["nnUNet_results"].rglob(f"{trainer}*/fold_0")) for trainer in rows}
+    commands.done.clear()
+    (folds["AICLTrainer"] / "checkpoint_final.pth").rename(folds["AICLTrainer"] / "checkpoint_latest.pth")
+    time.sleep(0.05)
+    assert call(tmp_path, rows=rows) == 0
+    assert commands.done == [
+        ("train", "AICLTrainer", "nnUNetPlans", "0", "--c"),
+        ("predict", "AICLTrainer", "nnUNetPlans", "0", "checkpoint_final.pth"),
+    ]
+
+
+def test_another_checkpoint_is_another_run(commands: Commands, nnunet: dict[str, Path], tmp_path: Path) -> None:
+    rows = ["SourceOnlyTrainer"]
+    assert call(tmp_path, rows=rows) == 0
+    (next(nnunet["nnUNet_results"].rglob("fold_0")) / "checkpoint_best.pth").touch()
+    commands.done.clear()
+    assert call(tmp_path, "-chk", "checkpoint_best.pth", rows=rows) == 0
+    assert commands.done == [("predict", "SourceOnlyTrainer", "nnUNetPlans", "0", "checkpoint_best.pth")]
+    assert (tmp_path / "SourceOnlyTrainer" / "fold0_best" / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("more", "rows", "says"),
+    [
+        ([], ["SourceOnlyTrainer", "BestTrainer"], "there is no trainer 'BestTrainer'"),
+        ([], ["SourceOnlyTrainer fpc_weight=1"], "which SourceOnlyTrainer does not have"),
+        ([], ["SourceOnlyTrainer", "SourceOnlyTrainer"], "same name"),
+        (["-p", "otherPlans"], ROWS, "otherPlans.json does not exist"),
+        (["--ceiling", "nnUNetTrainer"], ROWS, "is not among the rows"),
+    ],
+)
+def test_wrong_rows_are_refused_before_anything_is_trained(
+    more: list[str], rows: list[str], says: str, commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(tmp_path, *more, rows=rows) == 1
+    assert says in capsys.readouterr().err
+    assert commands.done == []
+
+
+def test_plans_of_that_name_made_from_others_are_refused(
+    commands: Commands, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(tmp_path, "--set", "num_epochs=3", rows=["SourceOnlyTrainer"]) == 0
+    file = dataset / "nnUNetPlans_num_epochs-3.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "image_reader_writer": "other"}))
+    assert call(tmp_path, "--set", "num_epochs=3", rows=["SourceOnlyTrainer"]) == 1
+    assert "planned again" in capsys.readouterr().err
+
+
+def test_a_row_is_a_trainer_and_its_settings() -> None:
+    method = read_method("AICLTrainer gin=source fpc_weight=0.5")
+    assert (method.trainer, method.settings) == ("AICLTrainer", {"gin": "source", "fpc_weight": 0.5})
+    roles = roles_of([read_method(row) for row in ROWS])
+    assert roles == ("SourceOnlyTrainer", "TargetSupervisedTrainer", "SourceOnlyTrainer")
+    assert roles_of([method]) == (None, None, method.title)
+    with pytest.raises(CrossmodError, match="empty row"):
+        read_method(" ")
+
+
+@pytest.mark.slow
+def test_with_nnunets_own_commands(
+    dataset: Path, nnunet: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["SourceOnlyTrainer", "TargetSupervisedTrainer"]
+    assert call(tmp_path, "-p", "nnUNetPlans_tiny", "--disable_tta", rows=rows) == 0
+    assert "gap closed" not in capsys.readouterr().err
+    assert (tmp_path / "table.md").is_file()
+    assert len(list(tmp_path.rglob("predictions/*.nii.gz"))) == 4
