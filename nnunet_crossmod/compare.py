@@ -249,7 +249,7 @@ class Comparison:
         kept = run.work / "metrics.csv"
         files = [*(run.work / "predictions").glob(f"*{ending}"), *references.glob(f"*{ending}")]
         if kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files):
-            told = json.loads((run.work / "summary.json").read_text())
+            told = json.loads((run.work / "summary.json").read_bytes())
             if told["conventions"]["tolerance_mm"] == self.tolerance:
                 return pd.read_csv(kept)
         modalities = {case.name: case.modality for case in block.test.values()}
@@ -284,7 +284,7 @@ class Comparison:
                 for run in runs
             ],
         }
-        (self.work / RECORD).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        (self.work / RECORD).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _write(self, table: pd.DataFrame, modalities: Sequence[str], roles: Roles) -> None:
         markdown, latex = [], []
@@ -295,8 +295,8 @@ class Comparison:
             latex.append(to_latex(text, heading))
         notes = self._notes(table, roles)
         print("\n" + notes)
-        (self.work / "table.md").write_text("\n".join([*markdown, notes, ""]))
-        (self.work / "table.tex").write_text("\n\n".join(latex) + "\n")
+        (self.work / "table.md").write_text("\n".join([*markdown, notes, ""]), encoding="utf-8")
+        (self.work / "table.tex").write_text("\n\n".join(latex) + "\n", encoding="utf-8")
         table.to_csv(self.work / "table.csv", index=False)
         print(f"\ntables: {self.work / 'table.md'}, table.csv, table.tex; cases: scores.csv")
 

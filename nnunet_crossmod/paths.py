@@ -35,7 +35,7 @@ def trainer_names() -> list[str]:
     return sorted(
         node.name
         for file in trainers_folder().glob("*_trainer*.py")
-        for node in ast.parse(file.read_text()).body
+        for node in ast.parse(file.read_bytes()).body
         if isinstance(node, ast.ClassDef) and node.name.endswith("Trainer") and not node.name.startswith("_")
     )
 
@@ -100,7 +100,7 @@ def find_dataset_json(dataset: int | str) -> Path:
             return dataset_folder(variable, dataset) / "dataset.json"
     results = os.environ.get("nnUNet_results")  # noqa: SIM112 - nnU-Net's spelling
     for file in sorted(Path(results).glob(f"{_pattern(dataset)}/*/dataset.json")) if results else ():
-        if "crossmod" in json.loads(file.read_text()):
+        if "crossmod" in json.loads(file.read_bytes()):
             return file
     raise CrossmodError(
         f"data set {dataset} lies neither in $nnUNet_raw nor in $nnUNet_preprocessed, nor has $nnUNet_results a "

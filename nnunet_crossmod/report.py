@@ -53,7 +53,7 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
     dataset_json = json.loads(find_dataset_json(dataset).read_text())
     block = CrossmodBlock.from_dataset_json(dataset_json)
     folder = find_dataset_json(dataset).parent
-    record = json.loads((work / RECORD).read_text()) if (work / RECORD).is_file() else None
+    record = json.loads((work / RECORD).read_bytes()) if (work / RECORD).is_file() else None
     if record is not None and record["dataset"] != folder.name:
         raise CrossmodError(f"{work} compares {record['dataset']}, not {folder.name}: name another folder with -i")
     runs = _runs_of(record, work) if record else _trainings(folder.name)

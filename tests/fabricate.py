@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import locale
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,9 @@ def dicom(
         normal = np.cross(ROW, COLUMN)
         image.SetDirection(np.stack([ROW, COLUMN, normal], axis=1).ravel().tolist())
         writer.SetFileName(str(folder / name))
+        encoding = locale.setlocale(locale.LC_CTYPE)
         writer.Execute(image)
+        locale.setlocale(locale.LC_CTYPE, encoding)  # GDCM leaves "C": Python would read text files as ASCII
         files.append(folder / name)
     return files
 

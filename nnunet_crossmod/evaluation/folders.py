@@ -204,4 +204,4 @@ def write_evaluation(scores: pd.DataFrame, folder: Path, tolerance: float) -> No
     folder.mkdir(parents=True, exist_ok=True)
     scores.to_csv(folder / "metrics.csv", index=False)
     told = {"conventions": {**CONVENTIONS, "tolerance_mm": tolerance}, "modalities": summary(scores)}
-    (folder / "summary.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    (folder / "summary.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
