@@ -13,7 +13,14 @@ from torch.nn import functional
 
 from nnunet_crossmod.data import CrossModalBatch
 from nnunet_crossmod.losses import discriminate, fool, nt_xent, patch_nce
-from nnunet_crossmod.nn import ImageDiscriminator, ImageTranslator, ProjectionHead, ResnetGenerator, flicker
+from nnunet_crossmod.nn import (
+    ImageDiscriminator,
+    ImageTranslator,
+    ProjectionHead,
+    ResnetGenerator,
+    flicker,
+    translator_plan,
+)
 from nnunet_crossmod.pseudo_labels import labels_at
 from nnunet_crossmod.training import CrossModalTrainer, Losses, Player, collapse_warnings, foreground_variance
 
@@ -94,16 +101,8 @@ class CISFATrainer(CrossModalTrainer):
         """G for images of ``channels`` channels, z-scores in and out; its down-convolutions stride as planned."""
         options = plans.plans["crossmod"]
         slicewise = len(configuration.patch_size) == 3 and options["generator_mode"] == "slices"
-        strides = [[min(s, 2) for s in stride] for stride in configuration.pool_op_kernel_sizes[1:3]]
-        strides += [[1] * len(configuration.patch_size)] * (2 - len(strides))
-        first = 1 if slicewise else 0
-        generator = ResnetGenerator(
-            channels,
-            configuration.patch_size[first:],
-            options["generator_width"],
-            options["generator_blocks"],
-            [stride[first:] for stride in strides],
-        )
+        size, strides = translator_plan(configuration.patch_size, configuration.pool_op_kernel_sizes, slicewise)
+        generator = ResnetGenerator(channels, size, options["generator_width"], options["generator_blocks"], strides)
         return ImageTranslator(generator, slicewise)
 
     def build_heads(self) -> nn.ModuleDict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from nnunet_crossmod.losses import image_consistency_of_all, modality_consistenc
 from nnunet_crossmod.nn import (
     ClassEmbeddings,
     ExternalAttention,
+    ModalityUNet,
     ModulatedUNet,
     SemanticMaps,
     encoder_per_modality,
@@ -52,21 +54,12 @@ class EAMTrainer(CrossModalTrainer):
     """Voxels a scale is averaged to before it is attended to, where it has more."""
 
     @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: Any,
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
+    def extend_network(
+        cls, build: Callable[[], ModalityUNet], options: Mapping[str, Any], configuration: Any
     ) -> nn.Module:
-        planned = (plans_manager, configuration_manager, num_input_channels, num_output_channels)
-        build = super().build_network_architecture
-        network: Any = build(*planned, enable_deep_supervision)
-        architecture = plans_manager.plans["crossmod"].get("architecture", cls.architecture)
-        if architecture == "v1":
-            return encoder_per_modality([network, *(build(*planned) for _ in network.modalities[1:])])
-        return ModulatedUNet(network, num_output_channels) if architecture == "v3" else network
+        if options["architecture"] == "v1":
+            return encoder_per_modality([build() for _ in options["modalities"]])
+        return ModulatedUNet(build()) if options["architecture"] == "v3" else build()
 
     def build_heads(self) -> nn.ModuleDict:
         widths = self.bare_network.encoder.output_channels[-2::-1][: self.attention_scales]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -28,9 +28,11 @@ from nnunet_crossmod.nn import (
     DiscriminatorDesign,
     DomainImageDiscriminator,
     FeatureSide,
+    ModalityUNet,
     StyleTranslator,
     build_discriminator,
     build_feature_discriminator,
+    translator_plan,
 )
 from nnunet_crossmod.training import CrossModalTrainer, Losses, Player, collapse_warnings, foreground_variance
 
@@ -148,27 +150,19 @@ class GLUATrainer(CrossModalTrainer):
     # ---- networks and players ----------------------------------------------------------------------------------
 
     @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: Any,
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
+    def extend_network(
+        cls, build: Callable[[], ModalityUNet], options: Mapping[str, Any], configuration: Any
     ) -> nn.Module:
-        unet = super().build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
-        options = plans_manager.plans["crossmod"]
+        unet: Any = build()
         if not options["local_alignment"]:
-            return unet
+            return unet  # type: ignore[no-any-return]
         side, stage = options["feature_side"], options["feature_stage"]
         if stage is None:
             stage = len(unet.encoder.output_channels) - 1 if side == "encoder" else 0
-        stride = np.prod(configuration_manager.pool_op_kernel_sizes[: stage + 1], axis=0)
+        stride = np.prod(configuration.pool_op_kernel_sizes[: stage + 1], axis=0)
         discriminator = build_feature_discriminator(
             unet.encoder.output_channels[stage],
-            (np.array(configuration_manager.patch_size) // stride).tolist(),
+            (np.array(configuration.patch_size) // stride).tolist(),
             options["local_discriminator_width"],
         )
         return AlignedUNet(unet, discriminator, options["target_modalities"], side, stage, options["mask_detached"])
@@ -178,16 +172,14 @@ class GLUATrainer(CrossModalTrainer):
         """The auto-encoder for images of ``channels`` channels; its down-convolutions stride as planned."""
         options = plans.plans["crossmod"]
         slicewise = len(configuration.patch_size) == 3 and options["style_mode"] == "slices"
-        strides = [[min(s, 2) for s in stride] for stride in configuration.pool_op_kernel_sizes[1:3]]
-        strides += [[1] * len(configuration.patch_size)] * (2 - len(strides))
-        first = 1 if slicewise else 0
+        size, strides = translator_plan(configuration.patch_size, configuration.pool_op_kernel_sizes, slicewise)
         auto_encoder = AdaINAutoEncoder(
             channels,
-            configuration.patch_size[first:],
+            size,
             len(options["modalities"]),
             options["style_width"],
             options["style_blocks"],
-            [stride[first:] for stride in strides],
+            strides,
         )
         return StyleTranslator(auto_encoder, slicewise)
 

@@ -10,7 +10,14 @@ from nnunet_crossmod.nn.external_attention import (
     SemanticMaps,
     semantic_correlations,
 )
-from nnunet_crossmod.nn.generators import ImageTranslator, ResnetGenerator, as_slices, flicker, from_slices
+from nnunet_crossmod.nn.generators import (
+    ImageTranslator,
+    ResnetGenerator,
+    as_slices,
+    flicker,
+    from_slices,
+    translator_plan,
+)
 from nnunet_crossmod.nn.image_discriminators import ImageDiscriminator
 from nnunet_crossmod.nn.intensity_map import from_unit, to_unit
 from nnunet_crossmod.nn.joint_architectures import EncoderPerModality, ModalityGain, ModulatedUNet, encoder_per_modality
@@ -57,4 +64,5 @@ __all__ = [
     "semantic_correlations",
     "stock_state",
     "to_unit",
+    "translator_plan",
 ]

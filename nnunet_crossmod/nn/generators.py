@@ -18,6 +18,7 @@ __all__ = [
     "flicker",
     "from_slices",
     "initialise",
+    "translator_plan",
 ]
 
 
@@ -149,6 +150,24 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def translator_plan(
+    patch_size: Sequence[int], strides: Sequence[Sequence[int]], slicewise: bool
+) -> tuple[Sequence[int], list[Sequence[int]]]:
+    """The images a translator works on and the strides of its two down-convolutions.
+
+    Args:
+        patch_size: planned size of a patch.
+        strides: planned strides, one per stage of the network, the first at full resolution.
+        slicewise: whether volumes are translated slice by slice, across their first axis.
+
+    Returns:
+        size of an image and two strides: the planned ones, at most 2, so that thick slices are not merged.
+    """
+    first = 1 if slicewise else 0
+    planned = [[min(s, 2) for s in stride[first:]] for stride in strides[1:3]]
+    return patch_size[first:], [*planned, *[[1] * len(patch_size[first:])] * (2 - len(planned))]
 
 
 def as_slices(volume: Tensor) -> Tensor:

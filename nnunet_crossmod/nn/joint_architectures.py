@@ -132,14 +132,14 @@ class ModulatedUNet(ModalityUNet):
 
     Args:
         network: what to modulate; it becomes part of this network.
-        classes: z, including the background.
 
     Source: Yang et al., MIDL 2023, appendix, architecture V3.
     """
 
-    def __init__(self, network: ModalityUNet, classes: int) -> None:
+    def __init__(self, network: ModalityUNet) -> None:
         super().__init__(network, network.image_channels, network.modalities, network.context)
         encoder: Any = network.encoder
+        classes: Any = network.decoder.num_classes
         width = encoder.output_channels[-2]
         self.class_embeddings = nn.Parameter(torch.randn(len(self.modalities), classes, width))
         residual = [block for block in encoder.modules() if isinstance(block, BasicBlockD | BottleneckD)]

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -42,7 +43,7 @@ from nnunet_crossmod.data import (
 )
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError, report_errors_in_one_line
 from nnunet_crossmod.losses import marginalise
-from nnunet_crossmod.nn import build_unet
+from nnunet_crossmod.nn import ModalityUNet, build_unet
 from nnunet_crossmod.nn.unet import Conditioning
 from nnunet_crossmod.training import hyperparameters
 from nnunet_crossmod.training.losses import Losses
@@ -286,7 +287,10 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The planned network, conditioned on the modality; nnU-Net calls this on the class at inference."""
+        """The planned network, conditioned on the modality; nnU-Net calls this on the class at inference.
+
+        A method that needs more than the planned network overrides :meth:`extend_network`.
+        """
         report_errors_in_one_line()
         recorded = plans_manager.plans.get("crossmod", {})
         if MODALITIES not in recorded:
@@ -294,14 +298,30 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                 f"the plans {plans_manager.plans_name} do not say which modalities {cls.__name__} was trained on: use "
                 "the plans.json of its results folder"
             )
-        return build_unet(
+        options = {name: getattr(cls, name) for name in cls._hyperparameter_types} | recorded
+        build = partial(
+            build_unet,
             configuration_manager.configuration["architecture"],
             num_input_channels,
             num_output_channels,
             recorded[MODALITIES],
-            conditioning=recorded.get("conditioning", cls.conditioning),
+            conditioning=options["conditioning"],
             deep_supervision=enable_deep_supervision,
         )
+        return cls.extend_network(build, options, configuration_manager)
+
+    @classmethod
+    def extend_network(
+        cls, build: Callable[[], ModalityUNet], options: Mapping[str, Any], configuration: Any
+    ) -> nn.Module:
+        """The network that inference needs.
+
+        Args:
+            build: builds the planned network, another one with every call.
+            options: the hyper-parameters, with the names of the ``modalities`` and ``target_modalities``.
+            configuration: nnU-Net's configuration manager.
+        """
+        return build()
 
     # ---- setting up --------------------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ def separate(kind: str, axes: int) -> ModalityUNet:
 
 
 def modulated(kind: str, axes: int, neutral: bool = False) -> ModulatedUNet:
-    network = ModulatedUNet(build(kind, axes), 4)
+    network = ModulatedUNet(build(kind, axes))
     for part in network.modules():
         if isinstance(part, ModalityGain) and not neutral:
             torch.nn.init.normal_(part.project.weight, std=0.3)

@@ -278,17 +278,8 @@ class OwnedPartTrainer(AdversarialTrainer):
     """The critic is a frozen part of the network, which inference needs."""
 
     @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: Any,
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        network = super().build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
+    def extend_network(cls, build: Any, options: Any, configuration: Any) -> nn.Module:
+        network: nn.Module = build()
         network.critic = nn.Linear(3, 1).requires_grad_(False)
         return network
 
