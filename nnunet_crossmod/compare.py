@@ -167,11 +167,13 @@ class Comparison:
         settings = {**(self.settings or {}), **method.settings, **({} if seed is None else {"seed": seed})}
         if not settings and self.preset is None:
             return self.plans
+        own = load_trainer(method.trainer).presets.get(self.preset or "", {})
         words = [self.preset] if self.preset else []
+        words += [method.trainer] if own else []
         words += [f"{name}-{json.dumps(value)}" for name, value in settings.items() if name != "seed"]
         words += [] if settings.get("seed") is None else [f"seed{settings['seed']}"]
         name = _slug("_".join([self.plans, *words]))
-        plans = json.loads(json.dumps(configure(base, name, settings, preset=self.preset)))
+        plans = json.loads(json.dumps(configure(base, name, {**own, **settings}, preset=self.preset)))
         file = folder / f"{name}.json"
         if not file.is_file():
             write_plans(plans, folder)

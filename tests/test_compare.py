@@ -19,6 +19,7 @@ from nnunet_crossmod import compare
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.compare import read_method, roles_of
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.paths import load_trainer
 
 ROWS = ["SourceOnlyTrainer", "AICLTrainer fpc_weight=0.1", "TargetSupervisedTrainer"]
 
@@ -43,7 +44,7 @@ class Commands:
     ) -> None:
         self.done.append(("predict", trainer, plans, str(how["fold"]), how["checkpoint"]))
         output.mkdir(parents=True, exist_ok=True)
-        lost = {"SourceOnlyTrainer": 4, "AICLTrainer": 2, "TargetSupervisedTrainer": 1}[trainer]
+        lost = {"SourceOnlyTrainer": 4, "AICLTrainer": 2, "TargetSupervisedTrainer": 1}.get(trainer, 3)
         for file in (self.raw / "labelsTs").glob("*.nii.gz"):
             label = sitk.ReadImage(str(file))
             values = sitk.GetArrayFromImage(label)
@@ -174,3 +175,14 @@ def test_with_nnunets_own_commands(
     assert "gap closed" not in capsys.readouterr().err
     assert (tmp_path / "table.md").is_file()
     assert len(list(tmp_path.rglob("predictions/*.nii.gz"))) == 4
+
+
+def test_a_preset_brings_what_the_trainer_has_for_it(commands: Commands, tmp_path: Path) -> None:
+    rows = ["SourceOnlyTrainer", "CISFATrainer", "CISFATrainer generator_width=8"]
+    assert call(tmp_path / "work", "--preset", "cpu", rows=rows) == 0
+    plans = {step[2]: commands.preprocessed / f"{step[2]}.json" for step in commands.done}
+    found = {name: json.loads(file.read_text())["crossmod"] for name, file in plans.items()}
+    preset = load_trainer("CISFATrainer").presets["cpu"]
+    with_preset = [options for options in found.values() if "generator_width" in options]
+    assert [options["generator_width"] for options in with_preset] == [preset["generator_width"], 8]
+    assert len(found) == 3
