@@ -21,11 +21,17 @@ from nnunet_crossmod.paths import dataset_folder
 from nnunet_crossmod.report import write_report
 
 DATASET_ID = 511
+# GLUA's segmenter trains in the second half alone: twice the epochs give it as many iterations as the others
 ROWS = [
     "SourceOnlyTrainer",
     "JointTrainer",
     "AICLTrainer",
     "AICLTrainer csc_weight=0.1 fpc_weight=0.05",
+    "AdvEntTrainer",
+    "MPSCLTrainer",
+    "EAMTrainer",
+    "GLUATrainer num_epochs={twice}",
+    "CISFATrainer",
     "SourceOnlyTrainer gin=source",
     "AICLTrainer gin=source",
 ]
@@ -36,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-i", dest="input", type=Path, required=True, metavar="FOLDER", help="MS-CMRSeg files")
     parser.add_argument("-o", dest="output", type=Path, default=Path("crossmod_benchmark"), help="work folder")
-    parser.add_argument("-tr", dest="rows", nargs="+", default=ROWS, metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("-tr", dest="rows", nargs="+", default=ROWS, metavar="ROW", help="; ".join(ROWS))
     parser.add_argument("--epochs", type=int, default=20, help="of 50 iterations each (default 20)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("-device", default="cpu", choices=["auto", "cpu", "cuda", "mps"])
@@ -44,7 +50,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     use_folders(args.output)
     prepare(args.input, args.output)
-    methods = [read_method(row) for row in args.rows]
+    methods = [read_method(row.format(twice=2 * args.epochs)) for row in args.rows]
     work, device = args.output / f"comparison_{args.epochs}x50", device_of(args.device)
     comparison = Comparison(
         DATASET_ID,

@@ -92,11 +92,16 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
     for name in args.trainers:
         kind = load_trainer(name)
         small = {} if args.full else dict(kind.presets.get("cpu", {}))
-        trainer = build(kind, **small, **({"warm_up": 0.0} if "warm_up" in kind._hyperparameter_types else {}))
-        trainer.seen = {c: seen for c in everything if (seen := trainer.see(everything[c])) is not None}
-        only = {case.modality for case in trainer.seen.values()}
-        keys = loaded["keys"] if len(only) > 1 else [next(iter(trainer.seen))] * n
-        rows[name] = stepping(trainer, {**image, "keys": keys})
+        warm = {"warm_up": 0.0} if "warm_up" in kind._hyperparameter_types else {}
+        trainer = build(kind, **small, **warm)
+        for epoch in sorted({0, trainer.first_segmenter_epoch()}):
+            trainer = build(kind, **small, **warm)
+            trainer.current_epoch = epoch
+            trainer.seen = {c: seen for c in everything if (seen := trainer.see(everything[c])) is not None}
+            only = {case.modality for case in trainer.seen.values()}
+            keys = loaded["keys"] if len(only) > 1 else [next(iter(trainer.seen))] * n
+            phase = f", {trainer.phase()}" if trainer.phase() else ""
+            rows[name + phase] = stepping(trainer, {**image, "keys": keys})
     report(f"{configuration}: training step, {n} images of {list(loaded['data'].shape[2:])}", rows, args.steps, device)
 
     def predicting(trainer: Any) -> Callable[[], Any]:

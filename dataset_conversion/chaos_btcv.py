@@ -43,7 +43,7 @@ def find(folders: Sequence[Path], findings: Findings) -> Iterator[Scan]:
                 label = Deferred(ground, partial(read_label_stack, ground, series)) if ground.is_dir() else None
                 image = Deferred(series, partial(read_dicom_series, series))
                 yield Scan(name, modality, f"chaos{subject.name}", image, label)
-    if any(folder.rglob("img[0-9]*.nii*") for folder in folders):
+    if any(True for folder in folders for _ in folder.rglob("img[0-9]*.nii*")):
         pattern = r"(?:img|(?P<label>label))(?P<number>\d{4})"
         images, labels = match_files(folders, pattern, findings, "img<NNNN>.nii.gz (BTCV)")
         for key, path in images.items():

@@ -195,7 +195,7 @@ class DataSet:
             metavar="ID",
             help="share the files of this data set: another direction of it",
         )
-        told = {**dict.fromkeys(self.splits, "as in the literature, see docs/datasets.md"), **SPLITS}
+        told = {**dict.fromkeys(self.splits, "as in the literature"), **SPLITS}
         explained = "; ".join(f"{name}, {what}" for name, what in told.items())
         which = parser.add_mutually_exclusive_group()
         which.add_argument(

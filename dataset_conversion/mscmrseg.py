@@ -1,8 +1,9 @@
 """MS-CMRSeg 2019: cardiac MR of 45 patients in three sequences, bSSFP (C0), LGE and T2.
 
 Files are ``patient<N>_C0.nii.gz``, ``patient<N>_C0_manual.nii.gz`` and so on, anywhere below the input folder. The
-sequences of a patient differ in grid and in the number of slices. LGE labels are distributed for patients 1 to 5, so
-these are the test patients where LGE is the target; where T2 is one, name test patients or take a random fifth.
+sequences of a patient differ in grid and in the number of slices. LGE labels come with a few patients (1 to 5 in the
+first release); these are the test patients where LGE is the target. Where T2 is one, name test patients or take a
+random fifth.
 """
 
 from __future__ import annotations

@@ -302,14 +302,18 @@ def add_common_arguments(
         parser.add_argument("-i", dest="input", type=Path, required=True, metavar="FOLDER", help=input_help)
     parser.add_argument("-d", dest="dataset_id", type=int, required=True, metavar="ID", help="data set id, 1 to 999")
     parser.add_argument(
-        "--source", nargs="+", default=list(source), metavar="MODALITY", help=f"annotated (default: {' '.join(source)})"
+        "--source",
+        nargs="+",
+        default=list(source),
+        metavar="MODALITY",
+        help=f"annotated (default: {' '.join(source) or 'those with labels'})",
     )
     parser.add_argument(
         "--target",
         nargs="+",
         default=list(target),
         metavar="MODALITY",
-        help=f"adapted to (default: {' '.join(target)})",
+        help=f"adapted to (default: {' '.join(target) or 'those without labels'})",
     )
     parser.add_argument(
         "--shots",

@@ -193,7 +193,12 @@ def _add_configure(commands: Commands) -> None:
     parser.add_argument("-b", dest="batch_size", type=int, metavar="N", help="batch size")
     parser.add_argument("--patch-size", type=int, nargs="+", metavar="N", help="patch size in voxels")
     parser.add_argument(
-        "-c", dest="configurations", nargs="+", default=[], metavar="CONFIGURATION", help="which ones -b is for (all)"
+        "-c",
+        dest="configurations",
+        nargs="+",
+        default=[],
+        metavar="CONFIGURATION",
+        help="which ones -b and --patch-size are for (all)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace plans of that name")
     parser.set_defaults(run=run)
@@ -328,7 +333,7 @@ def _add_compare(commands: Commands) -> None:
         "Train what is missing, predict the test scans (imagesTs, labelsTs), evaluate, and print the methods in one\n"
         "table: mean ± standard deviation, share of the gap between floor and ceiling closed, paired Wilcoxon tests.\n"
         "Run it again to go on where it stopped. Writes table.md, table.csv, table.tex and scores.csv.\n\n"
-        "  crossmod compare -d 511 -c 2d -tr SourceOnlyTrainer AICLTrainer TargetSupervisedTrainer\n"
+        "  crossmod compare -d 520 -c 2d -tr SourceOnlyTrainer AICLTrainer TargetSupervisedTrainer\n"
         '  crossmod compare -d 511 -c 2d --seeds 0 1 2 -tr SourceOnlyTrainer "AICLTrainer fpc_weight=0.05"',
     )
     parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="data set, id or name")
@@ -349,10 +354,19 @@ def _add_compare(commands: Commands) -> None:
     )
     parser.add_argument("--preset", choices=["cpu"], help="cpu: network, batch and schedule for two cores and minutes")
     parser.add_argument(
-        "-o", dest="output", type=Path, default=Path("crossmod_compare"), metavar="FOLDER", help="crossmod_compare"
+        "-o",
+        dest="output",
+        type=Path,
+        default=Path("crossmod_compare"),
+        metavar="FOLDER",
+        help="work folder (crossmod_compare)",
     )
     parser.add_argument(
-        "-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint that predicts"
+        "-chk",
+        dest="checkpoint",
+        default="checkpoint_final.pth",
+        metavar="FILE",
+        help="checkpoint that predicts (checkpoint_final.pth)",
     )
     parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="cuda if there")
     parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring, as nnU-Net's flag")
@@ -382,9 +396,16 @@ def _add_report(commands: Commands) -> None:
     )
     parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="data set, id or name")
     parser.add_argument(
-        "-i", dest="input", type=Path, default=Path("crossmod_compare"), metavar="FOLDER", help="of crossmod compare"
+        "-i",
+        dest="input",
+        type=Path,
+        default=Path("crossmod_compare"),
+        metavar="FOLDER",
+        help="work folder of crossmod compare (crossmod_compare)",
     )
-    parser.add_argument("-o", dest="output", type=Path, default=Path("report.html"), metavar="FILE", help="report.html")
+    parser.add_argument(
+        "-o", dest="output", type=Path, default=Path("report.html"), metavar="FILE", help="the page (report.html)"
+    )
     parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="for the embeddings")
     parser.add_argument("--no-embeddings", action="store_true", help="load no model")
     parser.set_defaults(run=run)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import trainers_folder
 
-__all__ = ["FOLDERS", "device_of", "find_trainers", "predict", "run_logged", "train", "use_folders"]
+__all__ = ["FOLDERS", "device_of", "predict", "run_logged", "train", "use_folders"]
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -29,18 +29,16 @@ def use_folders(base: Path) -> None:
     os.environ["nnUNet_extTrainer"] = str(trainers_folder())  # noqa: SIM112 - nnU-Net's spelling
 
 
-def find_trainers() -> None:
-    """Let nnU-Net's commands find this project's trainers beside those that the user's variable already names."""
-    ours = str(trainers_folder())
-    named = [folder for folder in os.environ.get("nnUNet_extTrainer", "").split(":") if folder]  # noqa: SIM112
-    if ours not in named:
-        os.environ["nnUNet_extTrainer"] = ":".join([*named, ours])  # noqa: SIM112
-
-
 def device_of(name: str) -> str:
-    """The device itself; for ``auto`` CUDA where it is there, else the CPU."""
+    """The device itself; for ``auto`` CUDA where it is there, else the CPU.
+
+    Raises:
+        CrossmodError: CUDA is asked for and not there.
+    """
     import torch
 
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CrossmodError("PyTorch finds no CUDA device: add -device cpu")
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_crossmod.commands import find_trainers, predict, train
+from nnunet_crossmod.commands import predict, train
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.evaluation import evaluate_folder, write_evaluation
+from nnunet_crossmod.evaluation import evaluate_folder, read_scores, write_evaluation
 from nnunet_crossmod.evaluation.comparison import Roles, check_roles, compare, shown, to_latex, to_markdown
-from nnunet_crossmod.paths import dataset_folder, load_trainer
+from nnunet_crossmod.paths import dataset_folder, let_nnunet_find_trainers, load_trainer
 from nnunet_crossmod.plans import configure, read_setting, write_plans
 from nnunet_crossmod.training.hyperparameters import resolve
 
@@ -114,6 +114,7 @@ class Comparison:
         """
         check_roles([method.title for method in self.methods], roles)
         raw, block, ending, ignore = self._test_scans()
+        self._check_annotations(block)
         runs = self.prepare()
         self.work.mkdir(parents=True, exist_ok=True)
         self._record(raw, runs, roles)
@@ -121,7 +122,7 @@ class Comparison:
         for number, run in enumerate(runs, start=1):
             print(f"{number}/{len(runs)}  {run.method.title}, {run.name}")
             self._train(run)
-            self._predict(run, raw / "imagesTs", len(block.test), ending)
+            self._predict(run, raw / "imagesTs", ending)
             found = self._evaluate(run, raw / "labelsTs", block, ending, ignore)
             scores.append(found.assign(method=run.method.title, run=run.name))
         together = pd.concat(scores)
@@ -146,7 +147,7 @@ class Comparison:
         if self.configuration not in base["configurations"]:
             raise CrossmodError(f"{file} has no {self.configuration!r}; it has {', '.join(base['configurations'])}")
         results = _results() / preprocessed.name
-        find_trainers()
+        let_nnunet_find_trainers()
         runs = []
         for method in self.methods:
             for seed in self.seeds:
@@ -157,6 +158,26 @@ class Comparison:
                     where = self.work / _slug(method.title) / (name + self._chosen())
                     runs.append(Run(name, method, seed, fold, plans, model / f"fold_{fold}", where))
         return runs
+
+    def _check_annotations(self, block: CrossmodBlock) -> None:
+        for method in self.methods:
+            kind = load_trainer(method.trainer)
+            trainer = kind.__new__(kind)  # what a method sees follows from the block alone
+            trainer.block = block
+            settings = {**(self.settings or {}), **method.settings}
+            if settings.get("forbid_annotated_target", kind.forbid_annotated_target) and any(
+                case.annotated for case in block.cases.values() if case.modality in block.target
+            ):
+                raise CrossmodError(
+                    f"the data set annotates target scans for training, which {method.trainer} forbids: add "
+                    "--set forbid_annotated_target=false"
+                )
+            seen = [trainer.see(case) for case in block.cases.values()]
+            if not any(case.annotated for case in seen if case is not None):
+                raise CrossmodError(
+                    f"no training scan of the data set has labels that {method.trainer} may use: leave the row out, or "
+                    "convert the data set with such labels beside the test scans (--split)"
+                )
 
     def _chosen(self) -> str:
         name = self.checkpoint.removesuffix(".pth").removeprefix("checkpoint_")
@@ -216,16 +237,24 @@ class Comparison:
             resume=started,
         )
 
-    def _predict(self, run: Run, scans: Path, number: int, ending: str) -> None:
+    def _predict(self, run: Run, scans: Path, ending: str) -> None:
         folder = run.work / "predictions"
+        number = len({file.name.rsplit("_", 1)[0] for file in scans.glob(f"*{ending}")})
         checkpoint = run.results / self.checkpoint
         if not checkpoint.is_file():
             found = ", ".join(sorted(path.name for path in run.results.glob("*.pth")))
             raise CrossmodError(f"{checkpoint} does not exist; that training left {found}")
         predicted = list(folder.glob(f"*{ending}"))
-        if any(file.stat().st_mtime < checkpoint.stat().st_mtime for file in predicted):
-            shutil.rmtree(folder)  # of a training that went on since
+        made_by = {"checkpoint": str(checkpoint), "mirroring": self.mirroring}
+        told = run.work / "predicted_by.json"
+        kept = json.loads(told.read_bytes()) if told.is_file() else None
+        if predicted and (
+            kept != made_by or any(file.stat().st_mtime < checkpoint.stat().st_mtime for file in predicted)
+        ):
+            shutil.rmtree(folder)  # of another model, or of a training that went on since
             predicted = []
+        told.parent.mkdir(parents=True, exist_ok=True)
+        told.write_text(json.dumps(made_by, indent=2) + "\n", encoding="utf-8")
         if len(predicted) >= number:
             return
         predict(
@@ -253,7 +282,7 @@ class Comparison:
         if kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files):
             told = json.loads((run.work / "summary.json").read_bytes())
             if told["conventions"]["tolerance_mm"] == self.tolerance:
-                return pd.read_csv(kept)
+                return read_scores(kept)
         modalities = {case.name: case.modality for case in block.test.values()}
         scores = evaluate_folder(
             run.work / "predictions", references, block.labels, modalities, ending, ignore, tolerance=self.tolerance

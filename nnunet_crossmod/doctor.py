@@ -120,5 +120,7 @@ def _check_device(findings: _Findings) -> None:
             properties = torch.cuda.get_device_properties(index)
             findings.good(f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     else:
-        findings.good("cuda", "none: add -device cpu to nnUNetv2_train and nnUNetv2_predict")
+        findings.good(
+            "cuda", "none: add -device cpu to nnUNetv2_train and nnUNetv2_predict; crossmod finds that by itself"
+        )
     findings.good("cpu", f"{os.cpu_count()} cores")

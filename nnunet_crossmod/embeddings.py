@@ -14,6 +14,7 @@ from torch import nn
 
 from nnunet_crossmod.data import BalancedDataLoader, CrossModalDataset, CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.inference.trained_model import open_model
 from nnunet_crossmod.paths import dataset_folder
 from nnunet_crossmod.pseudo_labels import labels_at, organ_patches
 
@@ -47,13 +48,10 @@ def organ_embeddings(
     Raises:
         CrossmodError: the network does not return features.
     """
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-    predictor = nnUNetPredictor(device=torch.device(device), perform_everything_on_device=False, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(
-        str(results.parent), (int(results.name.removeprefix("fold_")),), checkpoint
-    )
+    model = open_model(results.parent, [results.name.removeprefix("fold_")], checkpoint)
+    predictor = model.load(device=torch.device(device), perform_everything_on_device=False, allow_tqdm=False)
     network: Any = getattr(predictor.network, "_orig_mod", predictor.network)
     network.load_state_dict(predictor.list_of_parameters[0])
     network.to(device).eval()

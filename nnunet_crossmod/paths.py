@@ -82,10 +82,9 @@ def model_folder(dataset: int | str, trainer: str, plans: str, configuration: st
 
 def let_nnunet_find_trainers() -> None:
     """Put the trainers into nnU-Net's own variable, for this process, where they are not named there."""
-    variable, wanted = "nnUNet_extTrainer", str(trainers_folder())
-    named = [path for path in os.environ.get(variable, "").split(os.pathsep) if path.strip()]
-    if wanted not in [str(Path(path).resolve()) for path in named]:
-        os.environ[variable] = os.pathsep.join([*named, wanted])
+    named, wanted = _named_trainer_folders(), str(trainers_folder())
+    if wanted not in named:
+        os.environ["nnUNet_extTrainer"] = os.pathsep.join([*named, wanted])  # noqa: SIM112 - nnU-Net's spelling
 
 
 def find_dataset_json(dataset: int | str) -> Path:
@@ -113,15 +112,23 @@ def _pattern(dataset: int | str) -> str:
 
 
 def load_trainer(name: str) -> Any:
-    """The trainer class of that name, found as nnU-Net finds it.
+    """The trainer class of that name, among this project's and those in the folders of ``nnUNet_extTrainer``.
 
     Raises:
         CrossmodError: there is none.
     """
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-    folder = str(trainers_folder())
-    trainer = recursive_find_python_class(folder, name, None, folder, cleanup_imports_from_base_folder=True)
-    if trainer is None:
-        raise CrossmodError(f"there is no trainer {name!r}; there are {', '.join(trainer_names())}")
-    return trainer
+    for folder in dict.fromkeys([str(trainers_folder()), *_named_trainer_folders()]):
+        trainer = recursive_find_python_class(folder, name, None, folder, cleanup_imports_from_base_folder=True)
+        if trainer is not None:
+            return trainer
+    raise CrossmodError(
+        f"there is no trainer {name!r}; there are {', '.join(trainer_names())}, and those of your own where "
+        "nnUNet_extTrainer names their folder"
+    )
+
+
+def _named_trainer_folders() -> list[str]:
+    named = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)  # noqa: SIM112 - nnU-Net's spelling
+    return [str(Path(folder).resolve()) for folder in named if folder.strip()]

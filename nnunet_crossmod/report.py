@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,11 +19,13 @@ from nnunet_crossmod.compare import RECORD
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.embeddings import clusters, organ_embeddings
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.evaluation import read_scores
 from nnunet_crossmod.evaluation.charts import line_chart, scatter_chart
 from nnunet_crossmod.evaluation.comparison import Roles, compare, shown
 from nnunet_crossmod.evaluation.metrics import CONVENTIONS
 from nnunet_crossmod.evaluation.page import Section, cards, details, figure, key, page, picture, table
 from nnunet_crossmod.evaluation.pictures import colours_of, contours
+from nnunet_crossmod.inference.trained_model import untranslated
 from nnunet_crossmod.paths import dataset_folder, find_dataset_json
 from nnunet_crossmod.training.record import read_rows
 
@@ -52,14 +55,14 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
     """
     dataset_json = json.loads(find_dataset_json(dataset).read_text())
     block = CrossmodBlock.from_dataset_json(dataset_json)
-    folder = find_dataset_json(dataset).parent
+    name = _name_of(find_dataset_json(dataset))
     record = json.loads((work / RECORD).read_bytes()) if (work / RECORD).is_file() else None
-    if record is not None and record["dataset"] != folder.name:
-        raise CrossmodError(f"{work} compares {record['dataset']}, not {folder.name}: name another folder with -i")
-    runs = _runs_of(record, work) if record else _trainings(folder.name)
+    if record is not None and record["dataset"] != name:
+        raise CrossmodError(f"{work} compares {record['dataset']}, not {name}: name another folder with -i")
+    runs = _runs_of(record, work) if record else _trainings(name)
     if not runs:
         raise CrossmodError(
-            f"{work} holds no comparison and $nnUNet_results no training of {folder.name}: run crossmod compare"
+            f"{work} holds no comparison and $nnUNet_results no training of {name}: run crossmod compare"
         )
     methods = list(dict.fromkeys(run.method for run in runs))
     sections: list[Section] = []
@@ -78,7 +81,7 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
     lead = f"{', '.join(block.source)} (labels) → {', '.join(block.target)}; {len(runs)} trainings"
     lead += f" in {record['configuration']}" if record else ""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page(f"{folder.name}: cross-modality segmentation", lead, sections), encoding="utf-8")
+    file.write_text(page(f"{name}: cross-modality segmentation", lead, sections), encoding="utf-8")
     return file
 
 
@@ -94,6 +97,11 @@ def _trainings(dataset: str) -> list[_Run]:
     return [_Run(file.parents[1].name, file.parent.name, file.parent) for file in files]
 
 
+def _name_of(dataset_json: Path) -> str:
+    """Of the data set; the file lies in its folder, or in that of a model of it."""
+    return next(folder.name for folder in dataset_json.parents if re.match(r"Dataset\d{3}_", folder.name))
+
+
 def _first_of_each(runs: Sequence[_Run]) -> list[_Run]:
     return list({run.method: run for run in reversed(runs)}.values())[::-1]
 
@@ -102,7 +110,7 @@ def _scores(run: _Run) -> pd.DataFrame:
     file = (run.work or Path()) / "metrics.csv"
     if not file.is_file():
         raise CrossmodError(f"{file} does not exist: let crossmod compare finish first")
-    scores: pd.DataFrame = pd.read_csv(file).assign(method=run.method, run=run.name)
+    scores: pd.DataFrame = read_scores(file).assign(method=run.method, run=run.name)
     return scores
 
 
@@ -216,6 +224,9 @@ def _clusters(runs: Sequence[_Run], block: CrossmodBlock, checkpoint: str, devic
             found.modality.tolist(),
         )
         told = ", ".join(f"by {name} {value:.2f}" for name, value in silhouettes.items())
+        told += (
+            f". {caution}" if (caution := untranslated(run.results.parent.name.split("__")[0], block.source)) else ""
+        )
         figures.append(figure(chart, f"{run.method}: {len(found.patches)} organs; silhouette {told}"))
     note = (
         "Bottleneck features averaged around every organ that the model predicts in crops of the fold's validation "
@@ -229,10 +240,14 @@ def _clusters(runs: Sequence[_Run], block: CrossmodBlock, checkpoint: str, devic
 
 
 def _pictures(runs: Sequence[_Run]) -> Section:
-    """What training drew into the fold's folder; its loss curves stand above."""
+    """What training drew into the fold's folder, the last of every series; its loss curves stand above."""
     parts = []
     for run in runs:
         files = [file for file in sorted(run.results.glob("*.png")) if file.name != "losses.png"]
-        shown = "".join(figure(picture(f, f"{run.method}, {f.name}"), f.name, "whole") for f in files)
+        series: dict[tuple[str, str], Path] = {}
+        for file in sorted(run.results.glob("*/*.png")):  # epoch_0009_to_target.png: the last of each kind and folder
+            series[file.parent.name, re.sub(r"\d+", "", file.name)] = file
+        names = {file: file.relative_to(run.results).as_posix() for file in [*files, *series.values()]}
+        shown = "".join(figure(picture(f, f"{run.method}, {name}"), name, "whole") for f, name in names.items())
         parts.append(details(f"{run.method}, {run.name}", shown))
     return Section("Pictures from training", *parts)

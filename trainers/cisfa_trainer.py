@@ -255,6 +255,7 @@ class CISFATrainer(CrossModalTrainer):
             means["generator/translated_variance"],
             means["generator/gan"],
             means["image_discriminator/tell"],
+            tie="pcl_weight",
         ):
             self.print_to_log_file(f"WARNING: {warning}")
 

@@ -287,6 +287,7 @@ class GLUATrainer(CrossModalTrainer):
             means["translator/translated_variance"],
             means["image_discriminator/fakes_told"],
             means["image_discriminator/misjudged"],
+            tie="reconstruction_weight and cycle_weight",
         ):
             self.print_to_log_file(f"WARNING: {warning}")
 

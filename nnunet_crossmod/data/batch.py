@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,13 +17,14 @@ __all__ = ["CrossModalBatch", "Rows", "rows"]
 Rows = slice | Tensor
 
 
-def rows(positions: Sequence[int], device: torch.device) -> Rows:
-    """An index for the given rows of a batch: a slice, thus a view without copy or transfer, where they are evenly
-    spaced (as in an interleaved batch), otherwise a tensor."""
+@lru_cache(maxsize=1024)
+def rows(positions: tuple[int, ...], device: torch.device) -> Rows:
+    """An index for the given rows of a batch: a slice, thus a view without copy, where they are evenly spaced (as in an
+    interleaved batch), otherwise a tensor, which goes to the device once."""
     if not positions:
         return slice(0, 0)
     step = positions[1] - positions[0] if len(positions) > 1 else 1
-    if step > 0 and list(positions) == list(range(positions[0], positions[-1] + 1, step)):
+    if step > 0 and positions == tuple(range(positions[0], positions[-1] + 1, step)):
         return slice(positions[0], positions[-1] + 1, step)
     return torch.tensor(positions, device=device)
 
@@ -71,7 +73,10 @@ class CrossModalBatch:
 
     def rows_where(self, wanted: Callable[[Case], bool]) -> Rows:
         """Index of the samples whose case is wanted."""
-        return rows([i for i, case in enumerate(self.cases) if wanted(case)], self.images.device)
+        return rows(self._where(wanted), self.images.device)
+
+    def _where(self, wanted: Callable[[Case], bool]) -> tuple[int, ...]:
+        return tuple(i for i, case in enumerate(self.cases) if wanted(case))
 
     def rows_of(self, modality: str) -> Rows:
         """Index of one modality's samples."""
@@ -98,9 +103,13 @@ class CrossModalBatch:
         groups = sorted({tuple(sorted(case.visible)) for case in self.cases if case.annotated})
         return [(group, self.rows_where(lambda case, g=group: tuple(sorted(case.visible)) == g)) for group in groups]  # type: ignore[misc]
 
-    def select(self, chosen: Rows) -> CrossModalBatch:
-        """The samples at the given rows as a batch of their own."""
-        positions = range(len(self.cases))[chosen] if isinstance(chosen, slice) else chosen.tolist()
+    def select(self, chosen: Rows | tuple[int, ...]) -> CrossModalBatch:
+        """The samples at the given rows as a batch of their own; a tensor of rows on a GPU is waited for."""
+        positions: Sequence[int]
+        if isinstance(chosen, tuple):
+            positions, chosen = chosen, rows(chosen, self.images.device)
+        else:
+            positions = range(len(self.cases))[chosen] if isinstance(chosen, slice) else chosen.tolist()
         return CrossModalBatch(
             self.images[chosen],
             tuple(level[chosen] for level in self.labels),
@@ -113,18 +122,18 @@ class CrossModalBatch:
     @property
     def source(self) -> CrossModalBatch:
         """The samples of source modalities."""
-        return self.select(self.source_rows)
+        return self.select(self._where(lambda case: case.modality in self.block.source))
 
     @property
     def target(self) -> CrossModalBatch:
         """The samples of target modalities."""
-        return self.select(self.target_rows)
+        return self.select(self._where(lambda case: case.modality in self.block.target))
 
     def of(self, modality: str) -> CrossModalBatch:
         """The samples of one modality."""
-        return self.select(self.rows_of(modality))
+        return self.select(self._where(lambda case: case.modality == modality))
 
     @property
     def annotated(self) -> CrossModalBatch:
         """The samples of which training may see some label."""
-        return self.select(self.annotated_rows)
+        return self.select(self._where(lambda case: case.annotated))

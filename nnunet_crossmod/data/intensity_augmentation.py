@@ -8,6 +8,8 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from torch import Tensor
 
+from nnunet_crossmod.losses.precision import full_precision
+
 __all__ = ["augment_intensity", "spatial_part"]
 
 
@@ -22,6 +24,7 @@ def spatial_part(transforms: ComposeTransforms) -> ComposeTransforms:
 
 
 @torch.no_grad()
+@full_precision
 def augment_intensity(images: Tensor, keep_first_axis: bool = False) -> Tensor:
     """What nnU-Net's training transforms do to intensities, with its probabilities and ranges, for a whole batch.
 

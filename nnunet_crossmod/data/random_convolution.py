@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nnunet_crossmod.losses.precision import full_precision
+
 __all__ = ["random_convolution"]
 
 
 @torch.no_grad()
+@full_precision
 def random_convolution(images: Tensor, layers: int = 4, width: int = 2) -> Tensor:
     """Pass every image through a random shallow convolutional network of its own and blend it with the original.
 
@@ -24,7 +27,7 @@ def random_convolution(images: Tensor, layers: int = 4, width: int = 2) -> Tenso
         width: its hidden channels.
 
     Returns:
-        (n, c, *s), same type and device.
+        (n, c, *s), single precision.
 
     Source: Ouyang et al., "Causality-inspired single-source domain generalization", IEEE TMI 2022, Sec. III-A.
     """

@@ -1,6 +1,13 @@
 """Metrics and pictures."""
 
-from nnunet_crossmod.evaluation.folders import evaluate_folder, printed, summarise, summary, write_evaluation
+from nnunet_crossmod.evaluation.folders import (
+    evaluate_folder,
+    printed,
+    read_scores,
+    summarise,
+    summary,
+    write_evaluation,
+)
 from nnunet_crossmod.evaluation.metrics import CONVENTIONS, METRICS, Score, dice_per_structure, measure
 from nnunet_crossmod.evaluation.pictures import Row, prediction_grid
 
@@ -14,6 +21,7 @@ __all__ = [
     "measure",
     "prediction_grid",
     "printed",
+    "read_scores",
     "summarise",
     "summary",
     "write_evaluation",

@@ -63,9 +63,10 @@ def compare(
         targets: modalities that have a gap (on the source, a ceiling trained on the target is none); all by default.
 
     Returns:
-        ``modality``, ``method``, ``cases``, ``runs``; ``<metric> <structure>`` and ``… std`` for every structure and
-        ``mean`` (over a case's structures); ``dice between runs`` (standard deviation of the runs' mean Dice);
-        ``missed`` and ``invented`` (structures, all runs together); ``gap closed`` (mean Dice) and ``p`` (mean Dice).
+        ``modality``, ``method``, ``cases``, ``runs``; ``paired`` (cases that every method has a mean Dice of);
+        ``<metric> <structure>`` and ``… std`` for every structure and ``mean`` (over a case's structures);
+        ``dice between runs`` (standard deviation of the runs' mean Dice); ``missed`` and ``invented`` (structures, all
+        runs together); ``gap closed`` and ``p`` (mean Dice of the paired cases).
 
     Raises:
         CrossmodError: methods that were not measured on the same cases, or a role that no method has.
@@ -79,11 +80,14 @@ def compare(
         for method in methods:
             if not by_case[method].index.equals(cases):
                 raise CrossmodError(f"{method} and {methods[0]} were measured on different {modality} cases")
-        mean_dice = {method: table["dice", MEAN] for method, table in by_case.items()}
+        mean_dice = pd.DataFrame({method: table["dice", MEAN] for method, table in by_case.items()})
+        # a scan without any structure has a score only where one was invented: there is nothing to pair
+        mean_dice = mean_dice.dropna()
         for method in methods:
             table, mine = by_case[method], of[of["method"] == method]
             runs = mine.groupby(["run", "case"])["dice"].mean().groupby("run").mean()
             row: dict[str, object] = {"modality": modality, "method": method, "cases": len(cases), "runs": len(runs)}
+            row["paired"] = len(mean_dice)
             for metric in METRICS:
                 for structure in [*structures, MEAN]:
                     row[f"{metric} {structure}"] = table[metric, structure].mean()
@@ -98,7 +102,7 @@ def compare(
             )
             row["p"] = (
                 paired_p(mean_dice[method].to_numpy(), mean_dice[roles.against].to_numpy())
-                if roles.against and method != roles.against
+                if roles.against and method != roles.against and len(mean_dice)
                 else np.nan
             )
             rows.append(row)

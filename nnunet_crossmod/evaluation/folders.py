@@ -21,7 +21,7 @@ from nnunet_crossmod.data.image_files import check_same_grid, read_image
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation.metrics import CONVENTIONS, METRICS, Score, measure
 
-__all__ = ["evaluate_folder", "printed", "summarise", "summary", "write_evaluation"]
+__all__ = ["evaluate_folder", "printed", "read_scores", "summarise", "summary", "write_evaluation"]
 
 COUNTS = ("scored", "missed", "invented", "absent")
 DIGITS = {"dice": 3, "hd95": 2, "assd": 2, "nsd": 3}
@@ -197,6 +197,14 @@ def _plus_minus(value: Mapping[str, float | None], digits: int) -> str:
     if value["mean"] is None:
         return "–"
     return f"{value['mean']:.{digits}f}" + ("" if value["std"] is None else f" ± {value['std']:.{digits}f}")
+
+
+def read_scores(file: Path) -> pd.DataFrame:
+    """A ``metrics.csv`` of :func:`write_evaluation`: names stay the text they are, also ``0017`` and ``NA``."""
+    names = dict.fromkeys(("case", "modality", "structure", "status"), str)
+    figures = {metric: [""] for metric in METRICS}
+    scores: pd.DataFrame = pd.read_csv(file, dtype=names, keep_default_na=False, na_values=figures)
+    return scores
 
 
 def write_evaluation(scores: pd.DataFrame, folder: Path, tolerance: float) -> None:

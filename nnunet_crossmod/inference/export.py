@@ -302,6 +302,8 @@ def run(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
     )
     folds = " ".join(map(str, exported.folds))
+    if caution := open_model(chosen_folders(args)[0], args.folds, args.checkpoints[0]).caution(args.modality):
+        print(f"Note: {caution}")
     print(
         f"{exported.file}: a stock nnU-Net model for {args.modality}, folds {folds}; relative difference of its logits "
         f"{exported.difference:.1g} at most\n"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from nnunet_crossmod.commands import device_of
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.predictor import Predictor
 from nnunet_crossmod.inference.scans import add_modality_arguments, find_cases, modalities_of
-from nnunet_crossmod.inference.trained_model import FINAL, best_device, open_model
+from nnunet_crossmod.inference.trained_model import FINAL, open_model
 from nnunet_crossmod.paths import model_folder
 
 __all__ = ["add_arguments", "add_model_arguments", "chosen_folders", "run"]
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-nps", type=int, default=3, metavar="N", help="processes that write (3); 0: none extra")
     parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="how many such calls share the folder (1)")
     parser.add_argument("-part_id", type=int, default=0, metavar="N", help="which of them this is, from 0")
-    parser.add_argument("-device", choices=["cpu", "cuda", "mps"], help="default: cuda if there, else cpu")
+    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="cuda if there")
     parser.add_argument("--not_on_device", action="store_true", help="keep logits off the GPU: for huge scans")
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bar")
 
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     told = modalities_of(args, sorted(everything), model.modalities, f"the model {folder.name}")
     _check(args, everything)
     chosen = sorted(everything)[args.part_id :: args.num_parts]
-    device = best_device() if args.device is None else torch.device(args.device)
+    device = torch.device(device_of(args.device))
     # as nnU-Net's command does; it caps what a scan takes by itself
     torch.set_num_threads(os.cpu_count() or 1 if device.type == "cpu" else 1)
     predictor = Predictor(
@@ -97,6 +98,9 @@ def run(args: argparse.Namespace) -> None:
         results_on_device=not args.not_on_device,
         show_tiles=len(chosen) == 1 and not args.disable_progress_bar,
     )
+    for modality in sorted({told[case] for case in chosen}):
+        if caution := model.caution(modality):
+            print(f"Note: {caution}")
     print(f"{folder.name}, folds {', '.join(map(str, model.folds))}, on {device.type}: {len(chosen)} cases")
     done = predictor.predict_files(
         {case: everything[case] for case in chosen},
@@ -121,8 +125,7 @@ def _check(args: argparse.Namespace, cases: dict[str, list[Path]]) -> None:
         raise CrossmodError(f"-part_id {args.part_id} must be 0 … {args.num_parts - 1}, as -num_parts says")
     if args.npp < 0 or args.nps < 0:
         raise CrossmodError("-npp and -nps must be 0 or more")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise CrossmodError("PyTorch finds no CUDA device: add -device cpu")
+    device_of(args.device)
 
 
 def _fold(word: str) -> int | str:

@@ -24,10 +24,11 @@ from nnunetv2.inference.export_prediction import (
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from nnunet_crossmod.commands import device_of
 from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.modality_channel import fill_box
-from nnunet_crossmod.inference.trained_model import FINAL, best_device, open_model
+from nnunet_crossmod.inference.trained_model import FINAL, open_model
 
 __all__ = ["Predictor"]
 
@@ -68,7 +69,7 @@ class Predictor:
             tile_step_size=step_size,
             use_mirroring=mirroring,
             perform_everything_on_device=results_on_device,
-            device=best_device() if device is None else torch.device(device),
+            device=torch.device(device_of("auto") if device is None else device),
             allow_tqdm=show_tiles,
         )
         plans, configuration = self._predictor.plans_manager, self._predictor.configuration_manager

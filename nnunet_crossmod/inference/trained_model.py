@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.scans import known_modality
-from nnunet_crossmod.paths import let_nnunet_find_trainers
+from nnunet_crossmod.paths import let_nnunet_find_trainers, load_trainer
 
-__all__ = ["FINAL", "TrainedModel", "open_model"]
+__all__ = ["FINAL", "TrainedModel", "open_model", "untranslated"]
 
 FINAL = "checkpoint_final.pth"
 
@@ -65,6 +64,11 @@ class TrainedModel:
         """
         return self.modalities.index(known_modality(modality, self.modalities, f"the model {self.folder.name}"))
 
+    def caution(self, modality: str) -> str:
+        """What to know before the model is used on a modality; nothing as a rule."""
+        source = self.dataset_json["crossmod"]["source"]
+        return untranslated(self.trainer, [modality]) if modality in source else ""
+
     def load(self, **options: Any) -> nnUNetPredictor:
         """nnU-Net's predictor with the weights of the folds.
 
@@ -92,6 +96,15 @@ class TrainedModel:
                 "-chk"
             ) from error
         return predictor
+
+
+def untranslated(trainer: str, source: Sequence[str]) -> str:
+    """What to know of source scans where a method trains its segmenter on translations of them; else nothing."""
+    if not hasattr(load_trainer(trainer), "build_translator"):
+        return ""
+    return (
+        f"{trainer} trains its segmenter on translated {', '.join(source)} scans: of untranslated ones it has seen none"
+    )
 
 
 def open_model(folder: Path, folds: Sequence[int | str] | None = None, checkpoint: str = FINAL) -> TrainedModel:
@@ -148,8 +161,3 @@ def _folds(folder: Path, wanted: Sequence[int | str] | None, checkpoint: str) ->
                 f"{folder / f'fold_{fold}'} has no {checkpoint}: {remedy}choose another with -chk (there: {there})"
             )
     return tuple(int(fold) if str(fold).isdigit() else str(fold) for fold in wanted)
-
-
-def best_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from nnunet_crossmod.commands import device_of
 from nnunet_crossmod.data.atomic_folder import atomic_folder
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
@@ -109,7 +110,7 @@ def load_translation(
 
     kind = load_trainer(trainer)
     if not hasattr(kind, "build_translator"):
-        raise CrossmodError(f"{trainer} has no generator that could translate: use a trainer that has, as CISFATrainer")
+        raise CrossmodError(f"{trainer} has no generator that could translate: use CISFATrainer or GLUATrainer")
     folder = dataset_folder("nnUNet_results", dataset) / f"{trainer}__{plans}__{configuration}"
     file = folder / f"fold_{fold}" / checkpoint
     for needed in (folder / "plans.json", folder / "dataset.json", file):
@@ -259,9 +260,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", dest="fold", default="0", metavar="FOLD", help="one fold, or all; default 0")
     parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint")
     parser.add_argument("-m", dest="modality", metavar="MODALITY", help="modality of the scans, if there are several")
-    parser.add_argument("--to", dest="wanted", metavar="MODALITY", help="modality to make, if there are several")
+    parser.add_argument(
+        "--to",
+        dest="wanted",
+        metavar="MODALITY",
+        help="modality to make, if there are several (CISFATrainer has one style for all)",
+    )
     parser.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window; default 0.5")
-    parser.add_argument("-device", default="cuda", choices=["cuda", "cpu", "mps"], help="default cuda")
+    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="cuda if there")
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder of an earlier call")
 
 
@@ -269,11 +275,9 @@ def run(args: argparse.Namespace) -> None:
     """Carry out ``crossmod translate``."""
     if not 0 < args.step_size <= 1:
         raise CrossmodError(f"-step_size {args.step_size} must lie above 0 and be at most 1")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise CrossmodError("there is no CUDA device: add -device cpu")
     translation = load_translation(
         args.dataset, args.configuration, args.trainer, args.plans, args.fold, args.checkpoint,
-        torch.device(args.device),
+        torch.device(device_of(args.device)),
     )  # fmt: skip
     flickering = translate_folder(
         translation, args.input, args.output, args.modality, args.wanted, step_size=args.step_size,

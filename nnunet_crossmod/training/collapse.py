@@ -30,7 +30,9 @@ def foreground_variance(images: Tensor, foreground: Tensor) -> Tensor:
     return ((images - mean).square() * chosen).sum() / count
 
 
-def collapse_warnings(source_variance: float, translated_variance: float, fooling: float, telling: float) -> list[str]:
+def collapse_warnings(
+    source_variance: float, translated_variance: float, fooling: float, telling: float, tie: str
+) -> list[str]:
     """Say, with numbers, what an epoch's means tell of a failing image translation.
 
     Args:
@@ -38,6 +40,7 @@ def collapse_warnings(source_variance: float, translated_variance: float, foolin
         translated_variance: foreground variance of their translations, on the same scale.
         fooling: the generator's least-squares loss, 1 where every fake is told.
         telling: the discriminator's, 0 where it is never wrong.
+        tie: the hyper-parameters that tie a translation to its scan, for the advice.
 
     Returns:
         a sentence a failure; none for a translation that works. The generator has collapsed where the foreground of
@@ -49,8 +52,8 @@ def collapse_warnings(source_variance: float, translated_variance: float, foolin
     if share < LEAST_VARIANCE_SHARE:
         found.append(
             f"the generator has collapsed: the foreground variance of its images is {translated_variance:.3g}, "
-            f"{100 * share:.2g} % of the source's {source_variance:.3g}; look at the translation pictures, raise the "
-            "weight of the patch contrast or lower the generator's learning rate"
+            f"{100 * share:.2g} % of the source's {source_variance:.3g}; look at the translation pictures, raise "
+            f"{tie} or lower the generator's learning rate"
         )
     if telling < LEAST_TELLING_LOSS and fooling > MOST_FOOLING_LOSS:
         found.append(

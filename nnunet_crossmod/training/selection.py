@@ -12,7 +12,9 @@ is segmented or empty. Here that Dice is multiplied by two figures of the target
 
 Each is 0 … 1, so that a collapse of any of them shows, whatever the others say. It assumes that both modalities show
 about the same anatomy in about the same field of view. The patches are the same in every epoch, and drawing them leaves
-the training's random numbers as they are. The running mean that is compared is nnU-Net's own, 0.9 old and 0.1 new.
+the training's random numbers as they are. The network sees what online validation shows it (translated source scans
+where a method trains on those), in the epochs that train it. The running mean that is compared is nnU-Net's own, 0.9
+old and 0.1 new.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from nnunet_crossmod.data import BalancedDataLoader, CrossModalDataset
+from nnunet_crossmod.data import BalancedDataLoader, Case, CrossModalBatch, CrossModalDataset
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.training.record import read_rows
 
 __all__ = ["CHECKPOINT", "LabelFreeSelection", "Tally", "balance", "certainty", "tally"]
 
@@ -57,7 +60,7 @@ def tally(probabilities: Tensor, target: Tensor) -> Tally:
     volumes = torch.einsum("sn,nk->sk", sides, probabilities.flatten(2).sum(2))
     entropy = torch.special.entr(probabilities).sum(1) / math.log(probabilities.shape[1])
     foreground = (1 - probabilities[:, 0]) * target.view(-1, *[1] * (probabilities.ndim - 2))
-    return Tally(volumes.double(), torch.stack([(foreground * entropy).sum(), foreground.sum()]).double())
+    return Tally(volumes, torch.stack([(foreground * entropy).sum(), foreground.sum()]))
 
 
 def certainty(doubt: Tensor) -> Tensor:
@@ -84,21 +87,23 @@ class LabelFreeSelection:
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-        self.loader = _loader(trainer)
+        self.cases, self.loader = _cases_and_loader(trainer)
         folder = Path(trainer.output_folder)
         self.file = folder / "label_free.jsonl"
-        rows = _rows(self.file) if trainer.current_epoch > 0 else []
+        rows = read_rows(self.file) if trainer.current_epoch > 0 else []
         before = [row for row in rows if row["epoch"] < trainer.current_epoch]
         self.mean: float | None = before[-1]["mean"] if before else None
         # epochs after the checkpoint that training continues from are repeated; the best model of all stays on the disk
         saved = (folder / CHECKPOINT).is_file()
         self.best = max((row["mean"] for row in rows), default=-1.0) if saved else -1.0
-        if trainer.local_rank == 0 and not rows:
-            self.file.write_text("")
+        if trainer.local_rank == 0:
+            self.file.write_text("".join(json.dumps(row) + "\n" for row in before))
 
     def improved(self) -> bool:
         """Judge the network as it is after the epoch's validation; whether no epoch before was better."""
         trainer = self.trainer
+        if trainer.current_epoch < trainer.first_segmenter_epoch():
+            return False
         sums = self._tally()
         if trainer.is_ddp:
             for part in sums:
@@ -132,10 +137,10 @@ class LabelFreeSelection:
         with _same_numbers(trainer.local_rank):
             for _ in range(trainer.num_val_iterations_per_epoch):
                 loaded = next(self.loader)
-                target = torch.tensor([trainer.block.is_target(str(key)) for key in loaded["keys"]])
-                images = torch.as_tensor(loaded["data"]).to(trainer.device, non_blocking=True)
+                batch = CrossModalBatch.from_loader(loaded, trainer.block, self.cases, trainer.device)
+                target = torch.tensor([trainer.block.is_target(case.name) for case in batch.cases])
                 with trainer._autocast():
-                    output = network(images)
+                    output = network(trainer.validation_images(batch))
                 logits = output[0] if isinstance(output, list) else output
                 found = tally(logits.float().softmax(1), target.to(trainer.device))
                 sums = found if sums is None else Tally(*(a + b for a, b in zip(sums, found, strict=True)))
@@ -154,7 +159,7 @@ def _same_numbers(seed: int) -> Iterator[None]:
         np.random.set_state(state)
 
 
-def _loader(trainer: Any) -> BalancedDataLoader:
+def _cases_and_loader(trainer: Any) -> tuple[dict[str, Case], BalancedDataLoader]:
     """Crops from anywhere in the fold's validation scans (training scans of a modality that has none), unlabelled."""
     training, validation = trainer.do_split()
     cases = {}
@@ -173,8 +178,4 @@ def _loader(trainer: Any) -> BalancedDataLoader:
     scans = CrossModalDataset(kind(folder, sorted(cases)), cases, trainer.block, keep_modality_channel=True)
     patch = trainer.configuration_manager.patch_size
     size = max(trainer.batch_size, len({case.modality for case in cases.values()}))
-    return BalancedDataLoader(scans, size, patch, patch, trainer.label_manager)
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    return cases, BalancedDataLoader(scans, size, patch, patch, trainer.label_manager)

@@ -624,7 +624,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         with self._autocast():
             output = self.network(self.validation_images(batch))
         logits = output if isinstance(output, list) else [output]
-        counts = torch.zeros(3, logits[0].shape[1], dtype=torch.float64, device=self.device)
+        counts = torch.zeros(3, logits[0].shape[1], device=self.device)
         for classes, chosen in batch.annotations:
             merged, labels = marginalise(logits[0][chosen], batch.labels[0][chosen], classes)
             tp, fp, fn, _ = get_tp_fp_fn_tn(
@@ -633,7 +633,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
                 axes=[0, *range(2, merged.ndim)],
                 mask=(labels[:, None] >= 0) & (labels[:, None] != self._ignored()),
             )
-            counts[:, [0, *classes]] += torch.stack((tp, fp, fn)).double()
+            counts[:, [0, *classes]] += torch.stack((tp, fp, fn)).float()
         loss = self.supervised_loss(logits, batch)
         tp, fp, fn = counts[:, 1:].cpu().numpy()
         return {"loss": loss.detach().cpu().numpy(), "tp_hard": tp, "fp_hard": fp, "fn_hard": fn}
@@ -681,7 +681,7 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         names = list(dict.fromkeys(name for output in train_outputs for name in output["terms"]))
         columns = [torch.stack([o["terms"][name] for o in train_outputs if name in o["terms"]]) for name in names]
         columns.append(torch.stack([output["loss"] for output in train_outputs]))
-        on_host = torch.cat([column.double() for column in columns]).cpu()
+        on_host = torch.cat([column.float() for column in columns]).cpu().double()
         *values, losses = torch.split(on_host, [len(column) for column in columns])
         means = {name: _mean_of_epoch(column) for name, column in zip(names, values, strict=True)}
         for name, mean in means.items():

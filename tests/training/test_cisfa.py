@@ -306,11 +306,11 @@ def test_foreground_variance_is_that_of_the_labelled_voxels() -> None:
 
 
 def test_warnings_state_the_numbers() -> None:
-    assert collapse_warnings(0.5, 0.3, 0.4, 0.2) == []
-    assert collapse_warnings(0.0, 0.0, 0.4, 0.2) == []
-    (collapsed,) = collapse_warnings(0.5, 0.001, 0.4, 0.2)
+    assert collapse_warnings(0.5, 0.3, 0.4, 0.2, tie="pcl_weight") == []
+    assert collapse_warnings(0.0, 0.0, 0.4, 0.2, tie="pcl_weight") == []
+    (collapsed,) = collapse_warnings(0.5, 0.001, 0.4, 0.2, tie="pcl_weight")
     assert "0.001, 0.2 % of the source's 0.5" in collapsed
-    (saturated,) = collapse_warnings(0.5, 0.3, 0.99, 0.001)
+    (saturated,) = collapse_warnings(0.5, 0.3, 0.99, 0.001, tie="pcl_weight")
     assert "0.001" in saturated
     assert "0.99" in saturated
 
