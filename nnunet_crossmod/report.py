@@ -198,7 +198,9 @@ def _curves(runs: Sequence[_Run], methods: Sequence[str]) -> Section:
         )
         for term in terms
     ]
-    judged = {run: read_rows(run.results / "label_free.jsonl") for run in runs}
+    judged = {
+        run: list({row["epoch"]: row for row in read_rows(run.results / "label_free.jsonl")}.values()) for run in runs
+    }  # a training that continued from a checkpoint has judged some epochs twice
     for name in ("criterion", "source_dice", "certainty", "balance"):
         lines = [
             (methods.index(run.method), [(row["epoch"], row[name]) for row in found]) for run, found in judged.items()

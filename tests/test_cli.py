@@ -14,6 +14,7 @@ import pytest
 
 from nnunet_crossmod import doctor
 from nnunet_crossmod.cli import DATASETS, main
+from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import load_trainer, trainer_names, trainers_folder
 
 COMMANDS = [
@@ -164,3 +165,14 @@ def test_installed_command_and_an_error_of_a_conversion(tmp_path: Path) -> None:
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
     assert "nnUNet_raw" in done.stderr
+
+
+def test_trainers_in_a_folder_of_ones_own_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from nnunet_crossmod.training import CrossModalTrainer\n\n\nclass MineTrainer(CrossModalTrainer):\n    pass\n"
+    )
+    with pytest.raises(CrossmodError, match="there is no trainer 'MineTrainer'"):
+        load_trainer("MineTrainer")
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(trainers_folder()), str(tmp_path)]))
+    assert load_trainer("MineTrainer").__name__ == "MineTrainer"
+    assert load_trainer("AICLTrainer").__name__ == "AICLTrainer"

@@ -128,6 +128,69 @@ def test_another_checkpoint_is_another_run(commands: Commands, nnunet: dict[str,
     assert (tmp_path / "SourceOnlyTrainer" / "fold0_best" / "metrics.csv").is_file()
 
 
+@pytest.mark.parametrize("more", [["--set", "num_epochs=3"], ["--disable_tta"], ["-p", "nnUNetPlans_tiny"]])
+def test_predictions_of_another_model_are_made_again(more: list[str], commands: Commands, tmp_path: Path) -> None:
+    rows = ["SourceOnlyTrainer"]
+    assert call(tmp_path, rows=rows) == 0
+    for words in (more, []):
+        commands.done.clear()
+        assert call(tmp_path, *words, rows=rows) == 0
+        assert [step[0] for step in commands.done if step[0] == "predict"] == ["predict"]
+    commands.done.clear()
+    assert call(tmp_path, rows=rows) == 0
+    assert commands.done == []
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "code", "says"),
+    [
+        ({"phantom000_lge": "all"}, [], 1, "--set forbid_annotated_target=false"),
+        ({"phantom000_lge": "all"}, ["--set", "forbid_annotated_target=false"], 0, ""),
+        ({}, [], 0, ""),
+    ],
+)
+def test_annotated_target_scans_are_told_before_anything_is_trained(
+    change: dict[str, str],
+    more: list[str],
+    code: int,
+    says: str,
+    commands: Commands,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = commands.raw / "dataset.json"
+    original = file.read_text()
+    content = json.loads(original)
+    names = [name for name, case in content["crossmod"]["cases"].items() if case["modality"] == "lge"]
+    for annotated in change.values():
+        content["crossmod"]["cases"][names[0]]["annotated"] = annotated
+    file.write_text(json.dumps(content))
+    try:
+        assert call(tmp_path, *more, rows=["SourceOnlyTrainer"]) == code
+    finally:
+        file.write_text(original)
+    assert says in capsys.readouterr().err
+    assert bool(commands.done) == (code == 0)
+
+
+def test_a_row_without_labels_is_told_before_anything_is_trained(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = commands.raw / "dataset.json"
+    original = file.read_text()
+    content = json.loads(original)
+    for case in content["crossmod"]["cases"].values():
+        if case["modality"] == "lge":
+            case["labelled"] = False
+    file.write_text(json.dumps(content))
+    try:
+        assert call(tmp_path) == 1
+    finally:
+        file.write_text(original)
+    assert "TargetSupervisedTrainer may use" in capsys.readouterr().err
+    assert commands.done == []
+
+
 @pytest.mark.parametrize(
     ("more", "rows", "says"),
     [

@@ -68,6 +68,9 @@ def compared(commands: Commands, nnunet: dict[str, Path], tmp_path: Path) -> Ite
         rows = [{"epoch": e, "lr": 1, "segmenter/sup": 1 / (e + 1) + number, "segmenter/<b>": 2.0} for e in range(5)]
         (fold / "losses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         Image.new("RGB", (3000, 40)).save(fold / "progress.png")
+        (fold / "translations").mkdir(exist_ok=True)
+        for epoch in (9, 19):
+            Image.new("RGB", (30, 40)).save(fold / "translations" / f"epoch_{epoch:04d}_to_lge.png")
     return work
 
 
@@ -78,11 +81,13 @@ def test_the_page_of_a_comparison(compared: Path, tmp_path: Path) -> None:
     for said in ("AICLTrainer fpc_weight=0.1", "gap closed", "prefers-color-scheme: dark", "width=device-width"):
         assert said in page
     assert "segmenter/&lt;b&gt;" in page
+    assert "translations/epoch_0019_to_lge.png" in page
+    assert "translations/epoch_0009_to_lge.png" not in page
     assert "segmenter/<b>" not in page
     lines = [attributes for tag, attributes in elements.found if tag == "polyline"]
     assert len(lines) == 2 * 3
     images = [attributes for tag, attributes in elements.found if tag == "img"]
-    assert len(images) == 3 + 3  # one target scan is worst, median and best at once; one picture of each training
+    assert len(images) == 3 + 6  # one target scan is worst, median and best at once; two pictures of each training
     assert sum("worst, median, best" in (image["alt"] or "") for image in images) == 3
     for image in images:
         content = base64.b64decode((image["src"] or "").split(",")[1])

@@ -96,8 +96,8 @@ class LabelFreeSelection:
         # epochs after the checkpoint that training continues from are repeated; the best model of all stays on the disk
         saved = (folder / CHECKPOINT).is_file()
         self.best = max((row["mean"] for row in rows), default=-1.0) if saved else -1.0
-        if trainer.local_rank == 0:
-            self.file.write_text("".join(json.dumps(row) + "\n" for row in before))
+        if trainer.local_rank == 0:  # again, without a last line that was cut off
+            self.file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def improved(self) -> bool:
         """Judge the network as it is after the epoch's validation; whether no epoch before was better."""

@@ -99,3 +99,13 @@ def test_a_short_first_axis_is_not_coarsened(monkeypatch: pytest.MonkeyPatch) ->
     ramp = torch.arange(6.0).view(1, 1, 6, 1, 1).expand(2, 1, 6, 8, 8)
     assert not torch.allclose(augment_intensity(ramp), ramp)
     torch.testing.assert_close(augment_intensity(ramp, keep_first_axis=True), ramp)
+
+
+def test_mixed_precision_does_not_reach_it() -> None:
+    images = torch.randn(3, 1, 16, 16)
+    torch.manual_seed(0)
+    expected = augment_intensity(images)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = augment_intensity(images)
+    assert torch.equal(found, expected)

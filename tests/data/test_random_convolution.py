@@ -43,3 +43,15 @@ def test_it_follows_the_seed_and_carries_no_gradient() -> None:
     torch.manual_seed(1)
     assert torch.equal(first, random_convolution(images))
     assert not first.requires_grad
+
+
+def test_mixed_precision_does_not_reach_it() -> None:
+    images = torch.randn(3, 1, 16, 16)
+    torch.manual_seed(0)
+    expected = random_convolution(images)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = random_convolution(images)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+    assert random_convolution(1e3 * images.half()).dtype == torch.float32

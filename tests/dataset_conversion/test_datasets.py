@@ -42,6 +42,13 @@ def array(file: Path) -> Any:
 # --- each of them ------------------------------------------------------------------------------------------------
 
 
+def test_chaos_without_btcv(tmp_path: Path) -> None:
+    tree = chaos_tree(tmp_path / "in")
+    written = chaos_btcv.convert(tree / "CHAOS", 34, ["MR"], ["T1in"], test=["chaos10"], raw_folder=tmp_path)
+    _, block = read(written)
+    assert block.modalities == ("MR", "T1in")
+
+
 def test_mmwhs(tmp_path: Path) -> None:
     written = mmwhs.convert(mmwhs_tree(tmp_path / "in"), 31, raw_folder=tmp_path)
     content, block = read(written)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.evaluation import read_scores
 from nnunet_crossmod.evaluation.comparison import Roles, compare, gap_closed, paired_p, shown, to_latex, to_markdown
 
 ROLES = Roles("floor", "ceiling", "floor")
@@ -51,6 +53,26 @@ def scores() -> pd.DataFrame:
             *rows("ceiling", "seed0", ceiling),
         ]
     )
+
+
+def test_names_stay_text_in_a_file(scores: pd.DataFrame, tmp_path: Path) -> None:
+    named = scores[scores["method"] == "floor"].replace({"p0": "0017", "LV": "NA"})
+    named.loc[named["case"] == "p1", "dice"] = np.nan
+    named.to_csv(tmp_path / "metrics.csv", index=False)
+    pd.testing.assert_frame_equal(read_scores(tmp_path / "metrics.csv"), named.reset_index(drop=True))
+
+
+def test_scans_without_a_score_are_not_paired() -> None:
+    def of(method: str, empty: float, shift: float) -> list[dict[str, object]]:
+        dice = {f"p{i}": (0.5 + shift + i / 50, 0.6 + shift) for i in range(6)}
+        return rows(method, "seed0", {**dice, "empty": (empty, empty)})
+
+    scores = pd.DataFrame([*of("floor", np.nan, 0.0), *of("ours_x", 0.0, 0.2), *of("ceiling", np.nan, 0.4)])
+    table = compare(scores, METHODS, ROLES).set_index("method")
+    assert table["cases"].tolist() == [7, 7, 7]
+    assert table["paired"].tolist() == [6, 6, 6]
+    assert table["gap closed"].tolist() == pytest.approx([0, 0.5, 1])
+    assert table.loc["ours_x", "p"] == paired_p(np.full(6, 0.2), np.zeros(6))
 
 
 def test_a_case_is_averaged_over_runs_and_the_table_over_cases(scores: pd.DataFrame) -> None:

@@ -14,6 +14,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from support import started
 
+from nnunet_crossmod.paths import load_trainer
 from nnunet_crossmod.training.selection import CHECKPOINT, balance, certainty, tally
 
 MakeTrainer = Callable[..., Any]
@@ -166,6 +167,24 @@ def test_better_means_are_saved_and_worse_are_not(make_trainer: MakeTrainer, mon
         if trainer.selection.improved():
             trainer.save_checkpoint(CHECKPOINT)
     assert saved == [0.5, 0.9]
+
+
+@pytest.mark.parametrize("name", ["CISFATrainer", "GLUATrainer"])
+def test_translated_scans_are_judged_where_these_train_the_segmenter(
+    name: str, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trained(make_trainer, name, 0, label_free_selection=True, **load_trainer(name).presets["cpu"])
+    shown: list[int] = []
+    original = trainer.validation_images
+    monkeypatch.setattr(trainer, "validation_images", lambda batch: shown.append(len(batch.cases)) or original(batch))
+    first = trainer.first_segmenter_epoch()
+    for epoch in range(first + 1):
+        trainer.current_epoch = epoch
+        epochs(trainer, 1)
+        judged = (Path(trainer.output_folder) / "label_free.jsonl").read_text().splitlines()
+        assert len(judged) == (epoch >= first)
+    # online validation and the criterion look at as many batches in the last epoch, online validation alone before
+    assert len(shown) == first + 1 + trainer.num_val_iterations_per_epoch
 
 
 def test_off_by_default(make_trainer: MakeTrainer) -> None:
