@@ -97,7 +97,7 @@ def run_logged(
 ) -> None:
     """Run a command with its output in a log and a bar that moves with every line that matches ``step``."""
     with (
-        log.open("w", encoding="utf-8") as file,
+        log.open("w", buffering=1, encoding="utf-8") as file,
         tqdm(total=steps, desc=f"     {title}", unit="step", disable=None) as bar,
         subprocess.Popen(
             [_executable(command[0]), *command[1:]],
