@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunet_crossmod.commands import device_of, run_logged, use_folders
 from nnunet_crossmod.compare import Comparison, read_method, roles_of
@@ -20,7 +22,6 @@ from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import dataset_folder
 from nnunet_crossmod.report import write_report
 
-DATASET_ID = 511
 # GLUA's segmenter trains in the second half alone: twice the epochs give it as many iterations as the others
 ROWS = [
     "SourceOnlyTrainer",
@@ -39,42 +40,57 @@ ROWS = [
 
 def main() -> None:
     """Prepare, compare, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, ROWS, epochs=20, output="crossmod_benchmark")
     parser.add_argument("-i", dest="input", type=Path, required=True, metavar="FOLDER", help="MS-CMRSeg files")
-    parser.add_argument("-o", dest="output", type=Path, default=Path("crossmod_benchmark"), help="work folder")
-    parser.add_argument("-tr", dest="rows", nargs="+", default=ROWS, metavar="ROW", help="; ".join(ROWS))
-    parser.add_argument("--epochs", type=int, default=20, help="of 50 iterations each (default 20)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("-device", default="cpu", choices=["auto", "cpu", "cuda", "mps"])
     args = parser.parse_args()
+    benchmark(args, 511, lambda: mscmrseg.convert(args.input, 511))
+
+
+def arguments(description: str | None, rows: Sequence[str], epochs: int, output: str) -> argparse.ArgumentParser:
+    """What every comparison takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", dest="output", type=Path, default=Path(output), help=f"work folder ({output})")
+    parser.add_argument("-tr", dest="rows", nargs="+", default=rows, metavar="ROW", help="; ".join(rows))
+    parser.add_argument("--epochs", type=int, default=epochs, help=f"of 50 iterations each (default {epochs})")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring")
+    parser.add_argument("-device", default="cpu", choices=["auto", "cpu", "cuda", "mps"])
+    return parser
+
+
+def benchmark(
+    args: argparse.Namespace, dataset: int, convert: Callable[[], Path], settings: Mapping[str, Any] | None = None
+) -> None:
+    """Prepare what is missing, compare, report."""
     args.output.mkdir(parents=True, exist_ok=True)
     use_folders(args.output)
-    prepare(args.input, args.output)
+    prepare(dataset, convert, args.output)
     methods = [read_method(row.format(twice=2 * args.epochs)) for row in args.rows]
     work, device = args.output / f"comparison_{args.epochs}x50", device_of(args.device)
     comparison = Comparison(
-        DATASET_ID,
+        dataset,
         "2d",
         methods,
         work,
         seeds=args.seeds,
-        settings={"num_epochs": args.epochs},
+        settings={"num_epochs": args.epochs, **(settings or {})},
         preset="cpu",
         device=device,
+        mirroring=not args.disable_tta,
     )
     comparison.run(roles_of(methods))
-    print(f"report: {write_report(DATASET_ID, work, args.output / 'report.html', device=device)}")
+    print(f"report: {write_report(dataset, work, args.output / 'report.html', device=device)}")
 
 
-def prepare(data: Path, output: Path) -> None:
+def prepare(dataset: int, convert: Callable[[], Path], output: Path) -> None:
     """Convert, plan and preprocess, once."""
     try:
-        raw = dataset_folder("nnUNet_raw", DATASET_ID)
+        raw = dataset_folder("nnUNet_raw", dataset)
     except CrossmodError:
-        raw = mscmrseg.convert(data, DATASET_ID)
+        raw = convert()
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / raw.name  # noqa: SIM112 - nnU-Net's spelling
     if not (preprocessed / "gt_segmentations").is_dir():
-        command = ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "2d", "-np", "2"]
+        command = ["nnUNetv2_plan_and_preprocess", "-d", str(dataset), "-c", "2d", "-np", "2"]
         run_logged([*command, "--verify_dataset_integrity"], output / "plan_and_preprocess.log", "preprocess")
 
 
