@@ -83,7 +83,7 @@ class _Half(nn.Module):
         )
 
     def forward(self, x: Tensor, modality: Tensor) -> Tensor:
-        numbers = self.style(functional.one_hot(modality, self.domains).to(x.dtype))
+        numbers = self.style(torch.eye(self.domains, dtype=x.dtype, device=x.device)[modality])
         sizes = [size for norms in self.norms for channels in norms for size in (channels, channels)]
         parts = iter(numbers.split(sizes, 1))
         for layer, norms in zip(self.layers, self.norms, strict=True):

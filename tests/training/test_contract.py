@@ -16,6 +16,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from support import started
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunet_crossmod.paths import load_trainer, trainer_names
 
@@ -105,6 +107,43 @@ def test_a_step_moves_every_player_and_every_parameter_of_it(
                     assert parameter.grad is not None, key
                     assert torch.isfinite(parameter.grad).all(), key
     assert played == {player.name for player in trainer.players}
+
+
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what makes the host wait for the device: values read by Python, shapes that depend on values."""
+
+    optimising = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        masked = name in ("index", "index_put_", "index_put") and any(
+            t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1]
+        )
+        if not self.optimising and (masked or name.rstrip("_").startswith(WAITS)):
+            raise AssertionError(f"{name} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+@TRAINERS
+def test_a_step_does_not_wait_for_the_device(name: str, make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer(name, **at_full_strength(name)))
+    waiting = NoWaiting()
+    # an optimiser counts its steps in tensors on the host
+    before = register_optimizer_step_pre_hook(lambda *_: setattr(waiting, "optimising", True))
+    after = register_optimizer_step_post_hook(lambda *_: setattr(waiting, "optimising", False))
+    try:
+        for _ in phases(trainer):
+            loaded = next(trainer.dataloader_train)
+            with waiting:
+                trainer.train_step(loaded)
+    finally:
+        before.remove()
+        after.remove()
+    with pytest.raises(AssertionError, match="waits"), waiting:
+        float(torch.ones(1))
 
 
 def unet(trainer: Any) -> Any:
