@@ -22,14 +22,14 @@ _CSS = """
   :root { --fg: #e6e8eb; --bg: #14171a; --soft: #9aa4af; --line: #333a41; --card: #1d2126; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 1.2rem; background: var(--bg); color: var(--fg);
+body { margin: 0 auto; max-width: 1320px; padding: 1.2rem; background: var(--bg); color: var(--fg);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.4rem; } h3 { font-size: 1rem; margin-bottom: .4rem; }
 nav a { margin-right: 1rem; } a { color: inherit; }
 p.note, figcaption, .key { color: var(--soft); font-size: .88rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+th, td { padding: .35rem .45rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--bg); }
 thead th { border-bottom: 2px solid var(--soft); }
 .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); }
