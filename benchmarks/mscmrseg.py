@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_crossmod.commands import device_of, run_logged, use_folders
+from nnunet_crossmod.commands import run_logged, use_folders
 from nnunet_crossmod.compare import Comparison, read_method, roles_of
 from nnunet_crossmod.dataset_conversion import mscmrseg
+from nnunet_crossmod.device import device_of
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import dataset_folder
 from nnunet_crossmod.report import write_report

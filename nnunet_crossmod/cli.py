@@ -304,8 +304,8 @@ def _add_evaluate(commands: Commands) -> None:
 
 def _add_compare(commands: Commands) -> None:
     def run(args: argparse.Namespace) -> None:
-        from nnunet_crossmod.commands import device_of
         from nnunet_crossmod.compare import Comparison, read_method, roles_of
+        from nnunet_crossmod.device import device_of
         from nnunet_crossmod.plans import read_setting
 
         methods = [read_method(text) for text in args.trainers]
@@ -379,7 +379,7 @@ def _add_compare(commands: Commands) -> None:
 
 def _add_report(commands: Commands) -> None:
     def run(args: argparse.Namespace) -> None:
-        from nnunet_crossmod.commands import device_of
+        from nnunet_crossmod.device import device_of
         from nnunet_crossmod.report import write_report
 
         device = device_of(args.device)

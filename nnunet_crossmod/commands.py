@@ -15,7 +15,7 @@ from tqdm import tqdm
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import trainers_folder
 
-__all__ = ["FOLDERS", "device_of", "predict", "run_logged", "train", "use_folders"]
+__all__ = ["FOLDERS", "predict", "run_logged", "train", "use_folders"]
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -27,19 +27,6 @@ def use_folders(base: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(folder)
     os.environ["nnUNet_extTrainer"] = str(trainers_folder())  # noqa: SIM112 - nnU-Net's spelling
-
-
-def device_of(name: str) -> str:
-    """The device itself; for ``auto`` CUDA where it is there, else the CPU.
-
-    Raises:
-        CrossmodError: CUDA is asked for and not there.
-    """
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CrossmodError("PyTorch finds no CUDA device: add -device cpu")
-    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def train(

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_crossmod.commands import FOLDERS, device_of, predict, run_logged, train, use_folders
+from nnunet_crossmod.commands import FOLDERS, predict, run_logged, train, use_folders
 from nnunet_crossmod.data import CrossmodBlock
+from nnunet_crossmod.device import device_of
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import Row, evaluate_folder, prediction_grid, summarise
 from nnunet_crossmod.paths import dataset_folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from nnunet_crossmod.commands import device_of
+from nnunet_crossmod.device import device_of
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.predictor import Predictor
 from nnunet_crossmod.inference.scans import add_modality_arguments, find_cases, modalities_of

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nnunet_crossmod.commands import device_of
 from nnunet_crossmod.data.atomic_folder import atomic_folder
 from nnunet_crossmod.data.block import CrossmodBlock
+from nnunet_crossmod.device import device_of
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.modality_channel import add_modality_channel
 from nnunet_crossmod.nn.generators import flicker
