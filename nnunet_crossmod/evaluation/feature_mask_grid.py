@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import style
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
+
+from nnunet_crossmod.evaluation.pictures import image_grid
 
 __all__ = ["feature_mask_grid"]
 
@@ -33,27 +33,19 @@ def feature_mask_grid(images: Tensor, mask: Tensor, labels: Tensor, file: Path, 
     sized = functional.interpolate(mask[:rows, None].float(), size, mode="nearest-exact")[:, 0].cpu().numpy()
     shown = [_slices(images[i].float().cpu().numpy(), sized[i], labels[i].cpu().numpy()) for i in range(rows)]
     low, high = float(sized.min()), float(sized.max())
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with style.context("default"):
-        figure = Figure(figsize=(2.4 * 3, 2.4 * rows + 0.6), layout="constrained")
-        grid = figure.subplots(rows, 3, squeeze=False)
+    with image_grid(file, rows, ("target image", "local feature mask", "prediction")) as (figure, grid):
         drawn: Any = None
         for line, (image, strength, label) in zip(grid, shown, strict=True):
             for axes in line:
                 axes.imshow(image, cmap="gray", interpolation="nearest")
-                axes.set_xticks([])
-                axes.set_yticks([])
             drawn = line[1].imshow(
                 strength, cmap="inferno", vmin=low, vmax=max(high, low + 1e-6), alpha=0.6, interpolation="nearest"
             )
             line[2].imshow(
                 np.ma.masked_equal(label, 0), cmap="tab10", vmin=0, vmax=9, alpha=0.6, interpolation="nearest"
             )
-        for axes, name in zip(grid[0], ("target image", "local feature mask", "prediction"), strict=True):
-            axes.set_title(name, fontsize=10)
         figure.colorbar(drawn, ax=grid[:, 1].tolist(), location="bottom", fraction=0.04)
         figure.suptitle(f"tanh |D1(f)|: {low:.3f} … {high:.3f}", fontsize=10)
-        figure.savefig(file, dpi=110)
     return file
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
+from matplotlib import style
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-__all__ = ["Row", "colours_of", "contours", "overlay", "prediction_grid"]
+__all__ = ["Row", "add_legend", "colours_of", "contours", "image_grid", "overlay", "prediction_grid"]
 
 COLOURS = ("#e6550d", "#3182bd", "#31a354", "#756bb1", "#d6b616", "#17becf", "#e377c2", "#8c564b")
 
@@ -44,6 +46,45 @@ def overlay(
     return picture
 
 
+@contextmanager
+def image_grid(file: Path, rows: int, columns: Sequence[str], width: float = 2.3) -> Iterator[tuple[Figure, Any]]:
+    """A figure of images without ticks under titled columns, saved when the block ends.
+
+    It is drawn in matplotlib's own style: nnU-Net's plots leave seaborn's poster-sized fonts behind.
+
+    Args:
+        file: the picture to write; its folder is made if need be.
+        rows: lines of the grid.
+        columns: titles.
+        width: of an image, in inches.
+
+    Yields:
+        the figure and its axes (rows, columns).
+    """
+    with style.context("default"):
+        figure = Figure(figsize=(width * len(columns), width * rows + 0.6), layout="constrained")
+        grid = figure.subplots(rows, len(columns), squeeze=False)
+        for axes in grid.flat:
+            axes.set_xticks([])
+            axes.set_yticks([])
+        for axes, title in zip(grid[0], columns, strict=True):
+            axes.set_title(title, fontsize=10)
+        yield figure, grid
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=110)
+
+
+def add_legend(figure: Figure, labels: Mapping[str, int]) -> None:
+    """Name the structures and their colours below the figure."""
+    colours = colours_of(labels)
+    figure.legend(
+        handles=[Patch(color=colours[value], label=name) for name, value in labels.items()],
+        loc="outside lower center",
+        ncols=len(labels),
+        frameon=False,
+    )
+
+
 def prediction_grid(rows: Sequence[Row], labels: Mapping[str, int], file: Path) -> Path:
     """Draw image, reference and predictions of one slice a case, the one with most labelled voxels.
 
@@ -54,26 +95,15 @@ def prediction_grid(rows: Sequence[Row], labels: Mapping[str, int], file: Path) 
     """
     colours = colours_of(labels)
     columns = ["image", "reference", *rows[0].predictions]
-    figure = Figure(figsize=(2.3 * len(columns), 2.3 * len(rows) + 0.6), layout="constrained")
-    grid = figure.subplots(len(rows), len(columns), squeeze=False)
-    for axes, name in zip(grid[0], columns, strict=True):
-        axes.set_title(name, fontsize=10)
-    for line, row in zip(grid, rows, strict=True):
-        volume, reference = _read(row.image), _read(row.reference)
-        position = int(np.isin(reference, list(colours)).sum((1, 2)).argmax())
-        maps = [np.zeros_like(reference), reference, *(_read(path) for path in row.predictions.values())]
-        for axes, segmentation in zip(line, maps, strict=True):
-            axes.imshow(overlay(volume[position], segmentation[position], colours), interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
-        line[0].set_ylabel(row.title, fontsize=9)
-    figure.legend(
-        handles=[Patch(color=colours[value], label=name) for name, value in labels.items()],
-        loc="outside lower center",
-        ncols=len(labels),
-        frameon=False,
-    )
-    figure.savefig(file, dpi=110)
+    with image_grid(file, len(rows), columns) as (figure, grid):
+        for line, row in zip(grid, rows, strict=True):
+            volume, reference = _read(row.image), _read(row.reference)
+            position = int(np.isin(reference, list(colours)).sum((1, 2)).argmax())
+            maps = [np.zeros_like(reference), reference, *(_read(path) for path in row.predictions.values())]
+            for axes, segmentation in zip(line, maps, strict=True):
+                axes.imshow(overlay(volume[position], segmentation[position], colours), interpolation="nearest")
+            line[0].set_ylabel(row.title, fontsize=9)
+        add_legend(figure, labels)
     return file
 
 

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib import style
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_crossmod.evaluation.pictures import colours_of, overlay
+from nnunet_crossmod.evaluation.pictures import add_legend, colours_of, image_grid, overlay
 
 __all__ = ["pseudo_label_grid"]
 
@@ -36,13 +33,7 @@ def pseudo_label_grid(
     stacked = np.stack([_sized(labels[:rows], size), _sized(valid[:rows], size)])
     pictures = images[:rows].float().cpu().numpy()
     colours = colours_of(names)
-    # nnU-Net's own plots leave seaborn's poster-sized fonts behind
-    with style.context("default"):
-        columns = ["image", "pseudo-labels", "valid", "valid pseudo-labels"]
-        figure = Figure(figsize=(2.3 * len(columns), 2.3 * rows + 0.6), layout="constrained")
-        grid = figure.subplots(rows, len(columns), squeeze=False)
-        for axes, title in zip(grid[0], columns, strict=True):
-            axes.set_title(title, fontsize=10)
+    with image_grid(file, rows, ["image", "pseudo-labels", "valid", "valid pseudo-labels"]) as (figure, grid):
         for line, image, label, mask in zip(grid, pictures, *stacked, strict=True):
             if image.ndim == 3:
                 position = int((label > 0).sum((1, 2)).argmax())
@@ -51,15 +42,7 @@ def pseudo_label_grid(
             shown = [plain, overlay(image, label, colours), mask, overlay(image, label * mask, colours)]
             for axes, picture in zip(line, shown, strict=True):
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                axes.set_xticks([])
-                axes.set_yticks([])
-        figure.legend(
-            handles=[Patch(color=colours[value], label=name) for name, value in names.items()],
-            loc="outside lower center",
-            ncols=len(names),
-            frameon=False,
-        )
-        figure.savefig(file, dpi=110)
+        add_legend(figure, names)
     return file
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from nnunet_crossmod.evaluation.pictures import image_grid
+
 __all__ = ["draw_correlations", "draw_semantic_maps"]
 
 
@@ -52,31 +54,25 @@ def draw_semantic_maps(
         classes: names of the z classes.
         file: the picture to write.
     """
-    figure = Figure(figsize=(2 * (1 + len(classes)), 2.2 * len(images)), layout="constrained")
-    grid = figure.subplots(len(images), 1 + len(classes), squeeze=False)
-    for axes, title in zip(grid[0], ["image", *classes], strict=True):
-        axes.set_title(title, fontsize=9)
-    for line, (modality, image) in zip(grid, images.items(), strict=True):
-        picture, heat = _middle(image), [_middle(of_class) for of_class in maps[modality]]
-        reach = max(float(np.abs(each).max()) for each in heat) or 1.0
-        for axes, over in zip(line, [None, *heat], strict=True):
-            axes.imshow(picture, cmap="gray", vmin=np.percentile(picture, 1), vmax=np.percentile(picture, 99.5))
-            if over is not None:
-                height, width = picture.shape
-                extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-                axes.imshow(
-                    over,
-                    cmap="coolwarm",
-                    alpha=0.55,
-                    vmin=-reach,
-                    vmax=reach,
-                    extent=extent,
-                    interpolation="bilinear",
-                )
-            axes.set_xticks([])
-            axes.set_yticks([])
-        line[0].set_ylabel(modality, fontsize=9)
-    figure.savefig(file, dpi=110)
+    with image_grid(file, len(images), ["image", *classes], width=2.0) as (_, grid):
+        for line, (modality, image) in zip(grid, images.items(), strict=True):
+            picture, heat = _middle(image), [_middle(of_class) for of_class in maps[modality]]
+            reach = max(float(np.abs(each).max()) for each in heat) or 1.0
+            for axes, over in zip(line, [None, *heat], strict=True):
+                axes.imshow(picture, cmap="gray", vmin=np.percentile(picture, 1), vmax=np.percentile(picture, 99.5))
+                if over is not None:
+                    height, width = picture.shape
+                    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+                    axes.imshow(
+                        over,
+                        cmap="coolwarm",
+                        alpha=0.55,
+                        vmin=-reach,
+                        vmax=reach,
+                        extent=extent,
+                        interpolation="bilinear",
+                    )
+            line[0].set_ylabel(modality, fontsize=9)
     return file
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib import style
-from matplotlib.figure import Figure
 from torch import Tensor
+
+from nnunet_crossmod.evaluation.pictures import image_grid
 
 __all__ = ["translation_grid"]
 
@@ -27,22 +27,14 @@ def translation_grid(source: Tensor, translated: Tensor, target: Tensor, file: P
     """
     rows = min(len(source), len(target), 4)
     figure_rows = [[_slice(images, i) for images in (source, translated, target)] for i in range(rows)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with style.context("default"):
-        figure = Figure(figsize=(2.4 * 3, 2.4 * rows + 0.5), layout="constrained")
-        grid = figure.subplots(rows, 3, squeeze=False)
+    with image_grid(file, rows, ("source", "translated", "real target")) as (figure, grid):
         shown = np.concatenate([image.ravel() for line in figure_rows for image in line])
         low, high = np.percentile(shown, (1, 99.5))
         for line, images in zip(grid, figure_rows, strict=True):
             for axes, image in zip(line, images, strict=True):
                 axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
-                axes.set_xticks([])
-                axes.set_yticks([])
-        for axes, name in zip(grid[0], ("source", "translated", "real target"), strict=True):
-            axes.set_title(name, fontsize=10)
         if title:
             figure.suptitle(title, fontsize=10)
-        figure.savefig(file, dpi=110)
     return file
 
 
