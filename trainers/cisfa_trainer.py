@@ -100,8 +100,9 @@ class CISFATrainer(CrossModalTrainer):
     def build_translator(cls, plans: Any, configuration: Any, channels: int) -> ImageTranslator:
         """G for images of ``channels`` channels, z-scores in and out; its down-convolutions stride as planned."""
         options = plans.plans["crossmod"]
-        slicewise = len(configuration.patch_size) == 3 and options["generator_mode"] == "slices"
-        size, strides = translator_plan(configuration.patch_size, configuration.pool_op_kernel_sizes, slicewise)
+        slicewise, size, strides = translator_plan(
+            configuration.patch_size, configuration.pool_op_kernel_sizes, options["generator_mode"]
+        )
         generator = ResnetGenerator(channels, size, options["generator_width"], options["generator_blocks"], strides)
         return ImageTranslator(generator, slicewise)
 
@@ -142,8 +143,7 @@ class CISFATrainer(CrossModalTrainer):
     def forward(self, batch: CrossModalBatch) -> Outputs:
         source, target = (self.translator.shown(batch.images[rows]) for rows in (batch.source_rows, batch.target_rows))
         translated, features = self.translator.generator.translate_and_encode(source)
-        labels = self.translator.sliced(batch.labels[0][batch.source_rows, None])[:, 0]
-        foreground = (labels > 0) & (labels <= max(self.block.labels.values()))
+        foreground = self.translator.sliced(batch.foreground[batch.source_rows, None])[:, 0]
         return Outputs(source, target, translated, features, foreground)
 
     def regenerate(self, player: Player, batch: CrossModalBatch, outputs: Outputs) -> Outputs:

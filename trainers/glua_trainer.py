@@ -171,16 +171,11 @@ class GLUATrainer(CrossModalTrainer):
     def build_translator(cls, plans: Any, configuration: Any, channels: int) -> StyleTranslator:
         """The auto-encoder for images of ``channels`` channels; its down-convolutions stride as planned."""
         options = plans.plans["crossmod"]
-        slicewise = len(configuration.patch_size) == 3 and options["style_mode"] == "slices"
-        size, strides = translator_plan(configuration.patch_size, configuration.pool_op_kernel_sizes, slicewise)
-        auto_encoder = AdaINAutoEncoder(
-            channels,
-            size,
-            len(options["modalities"]),
-            options["style_width"],
-            options["style_blocks"],
-            strides,
+        slicewise, size, strides = translator_plan(
+            configuration.patch_size, configuration.pool_op_kernel_sizes, options["style_mode"]
         )
+        domains, width, blocks = len(options["modalities"]), options["style_width"], options["style_blocks"]
+        auto_encoder = AdaINAutoEncoder(channels, size, domains, width, blocks, strides)
         return StyleTranslator(auto_encoder, slicewise)
 
     def build_players(self, segmenter: Player) -> list[Player]:
@@ -260,8 +255,7 @@ class GLUATrainer(CrossModalTrainer):
             .add("gan", adversarial_confusion(scores, self.gan_loss), self.gan_weight)
         )
         rows = batch.source_rows
-        labels = self.translator.sliced(batch.labels[0][rows, None])[:, 0]
-        foreground = (labels > 0) & (labels <= max(self.block.labels.values()))
+        foreground = self.translator.sliced(batch.foreground[rows, None])[:, 0]
         depth = batch.images.shape[2]
         source, translated = (
             self.translator.sliced(self.translator.restored(images.detach(), depth)[rows])

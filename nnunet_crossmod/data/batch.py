@@ -98,6 +98,11 @@ class CrossModalBatch:
         return self.rows_where(lambda case: case.annotated)
 
     @property
+    def foreground(self) -> Tensor:
+        """Where the labels at full resolution (n, *s) are a structure: not background, padding or ignore."""
+        return (self.labels[0] > 0) & (self.labels[0] <= max(self.block.labels.values()))
+
+    @property
     def annotations(self) -> list[tuple[tuple[int, ...], Rows]]:
         """The annotated samples, grouped by the classes that are annotated in them."""
         groups = sorted({tuple(sorted(case.visible)) for case in self.cases if case.annotated})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -153,21 +153,23 @@ def initialise(module: nn.Module) -> None:
 
 
 def translator_plan(
-    patch_size: Sequence[int], strides: Sequence[Sequence[int]], slicewise: bool
-) -> tuple[Sequence[int], list[Sequence[int]]]:
+    patch_size: Sequence[int], strides: Sequence[Sequence[int]], mode: Literal["volume", "slices"]
+) -> tuple[bool, Sequence[int], list[Sequence[int]]]:
     """The images a translator works on and the strides of its two down-convolutions.
 
     Args:
         patch_size: planned size of a patch.
         strides: planned strides, one per stage of the network, the first at full resolution.
-        slicewise: whether volumes are translated slice by slice, across their first axis.
+        mode: whether volumes are translated whole, or slice by slice across their first axis.
 
     Returns:
-        size of an image and two strides: the planned ones, at most 2, so that thick slices are not merged.
+        whether it works slice by slice (never in 2D), the size of an image and two strides: the planned ones, at most
+        2, so that thick slices are not merged.
     """
+    slicewise = len(patch_size) == 3 and mode == "slices"
     first = 1 if slicewise else 0
     planned = [[min(s, 2) for s in stride[first:]] for stride in strides[1:3]]
-    return patch_size[first:], [*planned, *[[1] * len(patch_size[first:])] * (2 - len(planned))]
+    return slicewise, patch_size[first:], [*planned, *[[1] * len(patch_size[first:])] * (2 - len(planned))]
 
 
 def as_slices(volume: Tensor) -> Tensor:
