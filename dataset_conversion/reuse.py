@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from nnunet_crossmod.data.atomic_folder import atomic_folder
+from nnunet_crossmod.data.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.data.block import Case, CrossmodBlock
 from nnunet_crossmod.data.raw_files import raw_files, read_case
 from nnunet_crossmod.data.splits import splits
@@ -124,9 +123,9 @@ def reuse_dataset(
             images, label_file = files[name].images, files[name].label
             if name in other.test:
                 for number, file in enumerate(images):
-                    _link(file, complete / "imagesTs" / f"{name}_{number:04d}{FILE_ENDING}")
+                    link_or_copy(file, complete / "imagesTs" / f"{name}_{number:04d}{FILE_ENDING}")
                 if labelled[name] and label_file is not None:
-                    _link(label_file, complete / "labelsTs" / f"{name}{FILE_ENDING}")
+                    link_or_copy(label_file, complete / "labelsTs" / f"{name}{FILE_ENDING}")
                 continue
             told = os.path.relpath(label_file, folder) if label_file else f"labelsTr/{name}{FILE_ENDING}"
             if label_file is None:
@@ -157,11 +156,3 @@ def _find_base(base_id: int, raw_folder: Path | None) -> Path:
     if len(found) != 1:
         raise CrossmodError(f"{raw} has {len(found)} data sets {base_id} to reuse: convert it first with -i")
     return found[0].parent.resolve()
-
-
-def _link(file: Path, destination: Path) -> None:
-    destination.parent.mkdir(exist_ok=True)
-    try:
-        destination.hardlink_to(file)
-    except OSError:
-        shutil.copyfile(file, destination)

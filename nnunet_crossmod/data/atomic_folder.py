@@ -1,13 +1,14 @@
-"""Write a folder of many files so that it exists complete or not at all."""
+"""Write a folder of many files so that it exists complete or not at all; share files between folders."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_folder"]
+__all__ = ["atomic_folder", "link_or_copy"]
 
 
 @contextmanager
@@ -38,3 +39,12 @@ def atomic_folder(folder: Path, replacing: Sequence[Path] = ()) -> Iterator[Path
             for old, kept in moved:
                 kept.rename(old)
             raise
+
+
+def link_or_copy(file: Path, destination: Path) -> None:
+    """A hard link to a file where the file system allows one, else a copy; the folder is made if need be."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        destination.hardlink_to(file.resolve())
+    except OSError:
+        shutil.copyfile(file, destination)

@@ -10,13 +10,11 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.evaluation.metrics import METRICS
+from nnunet_crossmod.evaluation.metrics import DIGITS, METRICS, TITLES
 
 __all__ = ["Roles", "check_roles", "compare", "gap_closed", "paired_p", "shown", "to_latex", "to_markdown"]
 
 MEAN = "mean"
-DIGITS = {"dice": 3, "hd95": 2, "assd": 2, "nsd": 3}
-TITLES = {"dice": "Dice", "hd95": "HD95 mm", "assd": "ASSD mm", "nsd": "NSD"}
 
 
 class Roles(NamedTuple):

@@ -19,12 +19,11 @@ from tqdm import tqdm
 
 from nnunet_crossmod.data.image_files import check_same_grid, read_image
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.evaluation.metrics import CONVENTIONS, METRICS, Score, measure
+from nnunet_crossmod.evaluation.metrics import CONVENTIONS, DIGITS, METRICS, TITLES, Score, measure
 
 __all__ = ["evaluate_folder", "printed", "read_scores", "summarise", "summary", "write_evaluation"]
 
 COUNTS = ("scored", "missed", "invented", "absent")
-DIGITS = {"dice": 3, "hd95": 2, "assd": 2, "nsd": 3}
 CASES_A_PROCESS = 32  # fewer are measured sooner than another process has started
 
 
@@ -177,7 +176,7 @@ def _mean_and_std(values: pd.Series[float]) -> dict[str, float | None]:
 
 def printed(scores: pd.DataFrame, tolerance: float) -> str:
     """The summary as text: a block a modality, a line a structure."""
-    titles = {"dice": "Dice", "hd95": "HD95 mm", "assd": "ASSD mm", "nsd": f"NSD {tolerance:g} mm"}
+    titles = {**TITLES, "nsd": f"NSD {tolerance:g} mm"}
     blocks = []
     for modality, told in summary(scores).items():
         lines = {

@@ -14,10 +14,12 @@ from monai.metrics.surface_dice import compute_surface_dice
 from monai.metrics.surface_distance import compute_average_surface_distance
 from torch import Tensor
 
-__all__ = ["CONVENTIONS", "METRICS", "Score", "Status", "dice_per_structure", "measure"]
+__all__ = ["CONVENTIONS", "DIGITS", "METRICS", "TITLES", "Score", "Status", "dice_per_structure", "measure"]
 
 Status = Literal["scored", "missed", "invented", "absent"]
 METRICS = ("dice", "hd95", "assd", "nsd")
+TITLES = {"dice": "Dice", "hd95": "HD95 mm", "assd": "ASSD mm", "nsd": "NSD"}
+DIGITS = {"dice": 3, "hd95": 2, "assd": 2, "nsd": 3}
 CONVENTIONS = {
     "dice": "2 |P ∩ R| / (|P| + |R|) over the voxels of the whole volume",
     "surface": "voxels of a structure with a face neighbour outside it, in 3D (in 2D where an image has one slice)",

@@ -38,7 +38,8 @@ _DATASET_NAME = re.compile(r"Dataset\d{3}_\S+")
 
 
 class Exported(NamedTuple):
-    """What was written: the zip, the names in it, and the largest relative difference of logits that was seen."""
+    """What was written: the zip, the names in it, the largest relative difference of logits that was seen, and what to
+    know before it is used (nothing as a rule)."""
 
     file: Path
     dataset: str
@@ -46,6 +47,7 @@ class Exported(NamedTuple):
     configurations: tuple[str, ...]
     folds: tuple[int | str, ...]
     difference: float
+    caution: str
 
 
 def export_model(
@@ -113,9 +115,8 @@ def export_model(
         os.replace(partial, output)
     finally:
         partial.unlink(missing_ok=True)
-    return Exported(
-        output, dataset, plans, tuple(model.configuration for model in models), first.folds, max(differences)
-    )
+    configurations = tuple(model.configuration for model in models)
+    return Exported(output, dataset, plans, configurations, first.folds, max(differences), first.caution(modality))
 
 
 def stock_plans(plans: Mapping[str, Any], name: str, dataset: str) -> dict[str, Any]:
@@ -302,8 +303,8 @@ def run(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
     )
     folds = " ".join(map(str, exported.folds))
-    if caution := open_model(chosen_folders(args)[0], args.folds, args.checkpoints[0]).caution(args.modality):
-        print(f"Note: {caution}")
+    if exported.caution:
+        print(f"Note: {exported.caution}")
     print(
         f"{exported.file}: a stock nnU-Net model for {args.modality}, folds {folds}; relative difference of its logits "
         f"{exported.difference:.1g} at most\n"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nnunet_crossmod.data.atomic_folder import atomic_folder
+from nnunet_crossmod.data.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
 from nnunet_crossmod.errors import CrossmodError
@@ -152,7 +150,7 @@ def add_modality_channel(
                     raise CrossmodError(f"case {case!r}: {file} is all zero: take it out, or export it again")
                 check_same_grid(images[0], image, f"case {case!r}: {files[0]}", str(file))
             for channel, file in enumerate(files):
-                _link(file, complete / f"{case}_{channel:04d}{ending}")
+                link_or_copy(file, complete / f"{case}_{channel:04d}{ending}")
             last = complete / f"{case}_{channels:04d}{ending}"
             index = contract.modalities.index(modality_of[case])
             sitk.WriteImage(modality_channel(images[0], index, images[1:]), str(last), useCompression=True)
@@ -200,10 +198,3 @@ def _check_output(output: Path, source: Path, ending: str, overwrite: bool) -> N
             raise CrossmodError(
                 f"output folder {output} holds {path.name}, which is no channel of a case: name another folder"
             )
-
-
-def _link(source: Path, destination: Path) -> None:
-    try:
-        os.link(source.resolve(), destination)
-    except OSError:
-        shutil.copyfile(source, destination)

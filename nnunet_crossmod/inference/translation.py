@@ -24,7 +24,7 @@ from nnunet_crossmod.device import device_of
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.modality_channel import add_modality_channel
 from nnunet_crossmod.nn.generators import flicker
-from nnunet_crossmod.paths import dataset_folder, load_trainer
+from nnunet_crossmod.paths import load_trainer, model_folder
 
 __all__ = ["Translation", "add_arguments", "load_translation", "run", "translate_folder"]
 
@@ -111,7 +111,7 @@ def load_translation(
     kind = load_trainer(trainer)
     if not hasattr(kind, "build_translator"):
         raise CrossmodError(f"{trainer} has no generator that could translate: use CISFATrainer or GLUATrainer")
-    folder = dataset_folder("nnUNet_results", dataset) / f"{trainer}__{plans}__{configuration}"
+    folder = model_folder(dataset, trainer, plans, configuration)
     file = folder / f"fold_{fold}" / checkpoint
     for needed in (folder / "plans.json", folder / "dataset.json", file):
         if not needed.is_file():
