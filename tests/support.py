@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+
 from nnunet_crossmod.plans import configure
 
 CONFIGURATIONS = ("2d", "3d_fullres")
@@ -74,3 +76,34 @@ def architecture(
         },
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
+
+
+def residual(plans: dict[str, Any]) -> None:
+    """Turn plans into those of the residual encoder network."""
+    for planned in plans["configurations"].values():
+        if "architecture" in planned:
+            network = planned["architecture"]
+            network["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+            network["arch_kwargs"]["n_blocks_per_stage"] = network["arch_kwargs"].pop("n_conv_per_stage")
+
+
+def scramble_target_labels(patched: Any) -> None:
+    """Let nnU-Net load random labels, and random places of them, for every target case.
+
+    Args:
+        patched: pytest's ``monkeypatch``, or a context of it.
+    """
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+    load = nnUNetDatasetBlosc2.load_case
+
+    def scrambled(self: Any, identifier: str) -> Any:
+        data, seg, previous, properties = load(self, identifier)
+        if "lge" in identifier:
+            seg = np.random.default_rng(len(identifier)).integers(0, 4, size=seg.shape).astype(np.int16)
+            places = [np.argwhere(seg == value)[:50] for value in (1, 2, 3)]
+            keys = properties["class_locations"]
+            properties = {**properties, "class_locations": {k: places[i % 3] for i, k in enumerate(keys)}}
+        return data, seg, previous, properties
+
+    patched.setattr(nnUNetDatasetBlosc2, "load_case", scrambled)

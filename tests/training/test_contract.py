@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from support import started
+from support import residual, scramble_target_labels, started
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -153,13 +152,6 @@ def unet(trainer: Any) -> Any:
 @TRAINERS
 @CONFIGURATIONS
 def test_it_trains_the_residual_encoder_network(name: str, configuration: str, make_trainer: MakeTrainer) -> None:
-    def residual(plans: dict[str, Any]) -> None:
-        for planned in plans["configurations"].values():
-            if "architecture" in planned:
-                network = planned["architecture"]
-                network["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-                network["arch_kwargs"]["n_blocks_per_stage"] = network["arch_kwargs"].pop("n_conv_per_stage")
-
     trainer = started(make_trainer(name, configuration, change_plans=residual, **at_full_strength(name)))
     for _ in phases(trainer):
         output = trainer.train_step(next(trainer.dataloader_train))
@@ -172,21 +164,9 @@ def test_scrambled_target_labels_change_no_bit(
     name: str, configuration: str, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(scramble: bool) -> dict[str, torch.Tensor]:
-        load = nnUNetDatasetBlosc2.load_case
-
-        def scrambled(self: Any, identifier: str) -> Any:
-            data, seg, previous, properties = load(self, identifier)
-            if "lge" in identifier:
-                generator = np.random.default_rng(len(identifier))
-                seg = generator.integers(0, 4, size=seg.shape).astype(np.int16)
-                places = [np.argwhere(seg == value)[:50] for value in (1, 2, 3)]
-                keys = properties["class_locations"]
-                properties = {**properties, "class_locations": {k: places[i % 3] for i, k in enumerate(keys)}}
-            return data, seg, previous, properties
-
         with monkeypatch.context() as patch:
             if scramble:
-                patch.setattr(nnUNetDatasetBlosc2, "load_case", scrambled)
+                scramble_target_labels(patch)
             trainer = started(make_trainer(name, configuration, **at_full_strength(name)))
             seen = []
             for _ in phases(trainer):

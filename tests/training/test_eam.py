@@ -12,7 +12,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from support import started
+from support import residual, started
 from torch import Tensor
 
 from nnunet_crossmod.data import Case, CrossModalBatch
@@ -37,14 +37,6 @@ def annotate(*names: str) -> Callable[[dict[str, Any]], None]:
                 case["annotated"] = "all"
 
     return change
-
-
-def residual(plans: dict[str, Any]) -> None:
-    for planned in plans["configurations"].values():
-        if "architecture" in planned:
-            network = planned["architecture"]
-            network["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-            network["arch_kwargs"]["n_blocks_per_stage"] = network["arch_kwargs"].pop("n_conv_per_stage")
 
 
 def untouched(trainer: Any) -> list[str]:

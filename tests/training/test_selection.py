@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
-from support import started
+from support import scramble_target_labels, started
 
 from nnunet_crossmod.paths import load_trainer
 from nnunet_crossmod.training.selection import CHECKPOINT, balance, certainty, tally
@@ -97,20 +96,9 @@ def test_scrambled_target_labels_change_no_figure_and_no_choice(
     name: str, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(scramble: bool) -> tuple[str, dict[str, torch.Tensor]]:
-        load = nnUNetDatasetBlosc2.load_case
-
-        def scrambled(self: Any, identifier: str) -> Any:
-            data, seg, previous, properties = load(self, identifier)
-            if "lge" in identifier:
-                seg = np.random.default_rng(len(identifier)).integers(0, 4, size=seg.shape).astype(np.int16)
-                places = [np.argwhere(seg == value)[:50] for value in (1, 2, 3)]
-                keys = properties["class_locations"]
-                properties = {**properties, "class_locations": {k: places[i % 3] for i, k in enumerate(keys)}}
-            return data, seg, previous, properties
-
         with monkeypatch.context() as patch:
             if scramble:
-                patch.setattr(nnUNetDatasetBlosc2, "load_case", scrambled)
+                scramble_target_labels(patch)
             torch.manual_seed(0)
             np.random.seed(0)
             folder = Path(trained(make_trainer, name, label_free_selection=True).output_folder)
