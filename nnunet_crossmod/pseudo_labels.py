@@ -90,25 +90,23 @@ def dense_organ_patches(
     organs = torch.arange(1, num_organs + 1, device=labels.device)
     masks = (labels[:, None] == organs.view(1, -1, *[1] * axes)).float()
     count = masks.flatten(2).sum(2)
-    windows, mask_windows = features, masks
-    first = []
+    within: list[Tensor] = []
     for axis, (length, width) in enumerate(zip(labels.shape[1:], size, strict=True)):
-        windows = windows.unfold(2 + axis, width, 1)
-        mask_windows = mask_windows.unfold(2 + axis, width, 1)
         along = masks.sum([2 + other for other in range(axes) if other != axis])
         centroid = (along * torch.arange(length, device=labels.device)).sum(2) / count.clamp(min=1)
-        first.append((centroid - (width - 1) / 2).round().long().clamp(0, length - width))
-    sample = torch.arange(len(labels), device=labels.device)[:, None]
-    corner = (sample, *first)
-    cubes = windows.movedim(1, 1 + axes)[corner]
+        first = (centroid - (width - 1) / 2).round().long().clamp(0, length - width)
+        indices = first[:, :, None] + torch.arange(width, device=labels.device)
+        within.append(indices.view(len(labels), num_organs, *[width if other == axis else 1 for other in range(axes)]))
+    sample = torch.arange(len(labels), device=labels.device).view(-1, *[1] * (1 + axes))
+    place = (sample, *within)
+    cubes = features.movedim(1, -1)[place].movedim(-1, 2)
     if embedding == "flatten":
         return cubes.flatten(2), count > 0
     cubes = cubes.flatten(3)
     if embedding == "mean":
         return cubes.mean(3), count > 0
-    organ = torch.arange(num_organs, device=labels.device)[None]
-    corner = (sample, organ, *first)
-    weights = mask_windows[corner].flatten(2)
+    place = (sample, organs.view(1, -1, *[1] * axes) - 1, *within)
+    weights = masks[place].flatten(2)
     weights = torch.where(weights.any(2, keepdim=True), weights, torch.ones_like(weights))
     return (cubes * weights[:, :, None]).sum(3) / weights.sum(2)[..., None], count > 0
 
