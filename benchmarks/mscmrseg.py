@@ -28,7 +28,7 @@ ROWS = [
     "SourceOnlyTrainer",
     "JointTrainer",
     "AICLTrainer",
-    "AICLTrainer csc_weight=0.1 fpc_weight=0.05",
+    "AICLTrainer csc_weight=1 fpc_weight=0.5",
     "AdvEntTrainer",
     "MPSCLTrainer",
     "EAMTrainer",

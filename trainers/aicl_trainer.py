@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_crossmod.data import CrossModalBatch
+from nnunet_crossmod.data import CrossModalBatch, Rows
 from nnunet_crossmod.losses import class_descriptors, feature_patch_contrast, structural_consistency
 from nnunet_crossmod.pseudo_labels import Embedding, dense_organ_patches, labels_at
 from nnunet_crossmod.training import CrossModalTrainer, Losses
 
 
 class Outputs(NamedTuple):
-    """``logits`` of every deep-supervision level, ``bottleneck`` F (n, c, *f), ``decoder`` features (n, d, *s)."""
+    """``logits`` of every deep-supervision level, ``features`` F (n, c, *f), ``decoder`` features (n, d, *s)."""
 
     logits: list[Tensor]
-    bottleneck: Tensor
+    features: Tensor
     decoder: Tensor
 
 
@@ -38,11 +39,19 @@ def side_by_side(maps: Tensor) -> Tensor:
     return maps.transpose(0, 1).flatten(1)[None]
 
 
+def held(features: Tensor, rows: Rows) -> Tensor:
+    """The features (n, …), of which those at ``rows`` carry no gradient."""
+    fixed = features.clone()
+    fixed[rows] = features[rows].detach()
+    return fixed
+
+
 class AICLTrainer(CrossModalTrainer):
     """l = l_sup + csc_weight · l_csc + fpc_weight · l_fpc (Eq. 6) on an encoder with conditional instance norm (Eq. 1).
 
     Differs from the paper: the contrastive terms join after ``warm_up`` of the training, when pseudo-labels have taken
-    shape; unpaired scans are compared by class descriptors, since flattened probability maps presuppose registration.
+    shape; unpaired scans are compared by class descriptors, since flattened probability maps presuppose registration;
+    where no target scan is annotated, the contrastive terms move the target towards the source, not the reverse.
     """
 
     conditioning = "encoder"
@@ -50,16 +59,19 @@ class AICLTrainer(CrossModalTrainer):
     optimizer_name = "adam"
     initial_lr = 1e-4
     weight_decay = 1e-5
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"fpc_weight": 0.1, "csc_weight": 0.3}}
 
     warm_up: float = 0.3
     fpc_weight: float = 0.5
     fpc_temperature: float = 0.07
     fpc_mode: Literal["all", "literal"] = "all"
+    feature_stage: int | None = None
+    """Encoder stage of F; ``null`` is the deepest with a stride of at most 8, the bottleneck of the paper's U-Net."""
     patch_size: tuple[int, ...] | None = None
-    """PS in input voxels; ``null`` is two bottleneck voxels along every axis."""
+    """PS in input voxels; ``null`` is six voxels of F along every axis."""
     patch_width: Literal["full", "literal"] = "full"
     """Width of the cube: PS (the stated size of the embedding), or 2 · PS (Eq. 3 as printed)."""
-    patch_embedding: Embedding = "mean"
+    patch_embedding: Embedding = "organ"
     csc_weight: float = 1.0
     csc_temperature: float = 0.5
     csc_stage: int = 0
@@ -68,6 +80,9 @@ class AICLTrainer(CrossModalTrainer):
     """Unpaired scans: describe a class by all samples of a modality, or by each alone (where it may be absent)."""
     csc_directions: Literal["both", "source_to_target"] = "both"
     pairing: Literal["auto", "registered", "unpaired"] = "auto"
+    reference: Literal["auto", "source", "none"] = "auto"
+    """Whose features get no gradient from the contrastive terms; ``auto``: the source's where no target scan is
+    annotated, so that labels alone shape the source."""
 
     def uses_registered_pairs(self) -> bool:
         return self.pairing == "registered" or (self.pairing == "auto" and self.block.registered)
@@ -78,6 +93,7 @@ class AICLTrainer(CrossModalTrainer):
         self.check_option(
             "patch_size", size is None or (len(size) == axes and min(size) > 0), f"{axes} positive numbers"
         )
+        self.check_option("feature_stage", 0 <= (self.feature_stage or 0) < stages, f"0 … {stages - 1}, or null")
         self.check_option("csc_stage", 0 <= self.csc_stage < stages - 1, f"0 … {stages - 2}")
         self.check_option("warm_up", 0 <= self.warm_up <= 1, "a share of the training, 0 … 1")
         for temperature in ("fpc_temperature", "csc_temperature"):
@@ -85,7 +101,23 @@ class AICLTrainer(CrossModalTrainer):
 
     def forward(self, batch: CrossModalBatch) -> Outputs:
         maps = self.network(batch.images, batch.modality, features=True)
-        return Outputs(maps.logits, maps.encoder[-1], maps.decoder[self.csc_stage])
+        return Outputs(maps.logits, maps.encoder[self.feature_level()], maps.decoder[self.csc_stage])
+
+    def strides(self) -> NDArray[np.int64]:
+        """Stride of every encoder stage along every axis: (stages, axes)."""
+        return np.cumprod(self.configuration_manager.pool_op_kernel_sizes, axis=0)
+
+    def feature_level(self) -> int:
+        """The encoder stage that F comes from."""
+        if self.feature_stage is not None:
+            return self.feature_stage
+        return int(np.flatnonzero(self.strides().max(1) <= 8)[-1])
+
+    def source_is_reference(self) -> bool:
+        """Whether the contrastive terms hold the source's features fixed."""
+        if self.reference == "auto":
+            return not any(c.annotated for c in self.block.cases.values() if c.modality in self.block.target)
+        return self.reference == "source"
 
     def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, batch))
@@ -97,25 +129,27 @@ class AICLTrainer(CrossModalTrainer):
     def organ_patch_contrast(self, batch: CrossModalBatch, outputs: Outputs) -> Tensor:
         """PGPS (Eq. 2-3), then l_fpc (Eq. 4)."""
         prediction = outputs.logits[0].detach().argmax(1)
-        features = outputs.bottleneck
+        features = outputs.features
         organs = outputs.logits[0].shape[1] - 1
         patches, present = dense_organ_patches(
             features,
             labels_at(prediction, features.shape[2:]),
-            self.bottleneck_patch_size(),
+            self.feature_patch_size(),
             organs,
             self.patch_embedding,
         )
+        if self.source_is_reference():
+            patches = held(patches, batch.source_rows)
         organ = torch.arange(organs, device=features.device).masked_fill(~present, -1)
         modality = batch.modality[:, None].expand_as(present)
         return feature_patch_contrast(
             patches.flatten(0, 1), organ.flatten(), modality.flatten(), self.fpc_temperature, self.fpc_mode
         )
 
-    def bottleneck_patch_size(self) -> list[int]:
-        """PS in bottleneck voxels: at least 1; :func:`dense_organ_patches` cuts it to the map."""
-        stride = np.prod(self.configuration_manager.pool_op_kernel_sizes, axis=0)
-        size = 2 * stride if self.patch_size is None else np.array(self.patch_size)
+    def feature_patch_size(self) -> list[int]:
+        """PS in voxels of F: at least 1; :func:`dense_organ_patches` cuts it to the map."""
+        stride = self.strides()[self.feature_level()]
+        size = 6 * stride if self.patch_size is None else np.array(self.patch_size)
         widened = 2 * size if self.patch_width == "literal" else size
         return [max(1, round(width)) for width in widened / stride]
 
@@ -132,7 +166,9 @@ class AICLTrainer(CrossModalTrainer):
                 features, weights = side_by_side(features), side_by_side(weights)
             return class_descriptors(features, weights)
 
-        source, target = map(described, self.block.source), list(map(described, self.block.target))
+        source, target = list(map(described, self.block.source)), list(map(described, self.block.target))
+        if self.source_is_reference():
+            source = [descriptors.detach() for descriptors in source]
         return torch.stack([self.consistency_of_pairs(a, b) for a in source for b in target]).mean()
 
     def consistency_of_pairs(self, source: Tensor, target: Tensor) -> Tensor:

@@ -35,10 +35,17 @@ def test_contrastive_terms_join_after_the_warm_up(make_trainer: MakeTrainer) -> 
     assert terms == [early, early, late, late]
 
 
+def stride_16(plans: dict[str, Any]) -> None:
+    """Every stage halves the map, but the last, which ends at a sixteenth."""
+    network = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    network["strides"] = [[1, 1], [2, 2], [2, 2], [2, 2], [2, 2]][: network["n_stages"]]
+    network["strides"][-1] = [int(16 / 2 ** (network["n_stages"] - 2))] * 2
+
+
 @pytest.mark.parametrize(
     ("settings", "size"),
     [
-        ({}, [2, 2]),
+        ({}, [6, 6]),
         ({"patch_size": [16, 16]}, [1, 1]),
         ({"patch_size": [16, 16], "patch_width": "literal"}, [2, 2]),
         ({"patch_size": [3, 3]}, [1, 1]),
@@ -48,12 +55,22 @@ def test_contrastive_terms_join_after_the_warm_up(make_trainer: MakeTrainer) -> 
 def test_patch_size_is_given_in_input_voxels(
     settings: dict[str, Any], size: list[int], make_trainer: MakeTrainer
 ) -> None:
-    def stride_16(plans: dict[str, Any]) -> None:
-        network = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
-        network["strides"] = [[1, 1], [2, 2], [2, 2], [2, 2], [2, 2]][: network["n_stages"]]
-        network["strides"][-1] = [int(16 / 2 ** (network["n_stages"] - 2))] * 2
+    last = len(make_trainer("AICLTrainer").strides()) - 1
+    trainer = make_trainer("AICLTrainer", change_plans=stride_16, feature_stage=last, **settings)
+    assert trainer.feature_patch_size() == size
 
-    assert make_trainer("AICLTrainer", change_plans=stride_16, **settings).bottleneck_patch_size() == size
+
+def test_features_are_those_of_the_deepest_stage_of_stride_eight(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer("AICLTrainer", change_plans=stride_16))
+    stages = len(trainer.strides())
+    assert trainer.strides()[-1].tolist() == [16, 16]
+    assert trainer.feature_level() == stages - 2
+    batch = make_batch(trainer)
+    features = trainer.forward(batch).features
+    assert [s // f for s, f in zip(batch.images.shape[2:], features.shape[2:], strict=True)] == [2 ** (stages - 2)] * 2
+    assert make_trainer("AICLTrainer").feature_level() == stages - 1
+    with pytest.raises(CrossmodError, match="feature_stage"):
+        make_trainer("AICLTrainer", feature_stage=stages)
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
@@ -62,9 +79,9 @@ def test_the_contrast_is_that_of_the_organ_patches_of_the_batch(configuration: s
     trainer = started(make_trainer("AICLTrainer", configuration))
     batch = make_batch(trainer)
     outputs = trainer.forward(batch)
-    labels = labels_at(outputs.logits[0].argmax(1), outputs.bottleneck.shape[2:])
+    labels = labels_at(outputs.logits[0].argmax(1), outputs.features.shape[2:])
     labels[0, ..., :1] = 1
-    listed = organ_patches(outputs.bottleneck, labels, trainer.bottleneck_patch_size())
+    listed = organ_patches(outputs.features, labels, trainer.feature_patch_size(), "organ")
     expected = feature_patch_contrast(listed.patches, listed.organs, batch.modality[listed.sample], 0.07)
     one_hot = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1).float() * 10
     sized = torch.nn.functional.interpolate(one_hot, outputs.logits[0].shape[2:], mode="nearest-exact")
@@ -86,6 +103,35 @@ def test_consistency_is_symmetric_unless_told_otherwise(make_trainer: MakeTraine
     one = make_trainer("AICLTrainer", csc_directions="source_to_target")
     forth = one.structural_consistency(batch, outputs)
     assert not torch.isclose(both.structural_consistency(batch, outputs), forth)
+
+
+@pytest.mark.parametrize("term", ["organ_patch_contrast", "structural_consistency"])
+@pytest.mark.parametrize(("reference", "fixed"), [("auto", True), ("source", True), ("none", False)])
+def test_the_source_is_the_reference_where_no_target_is_annotated(
+    term: str, reference: str, fixed: bool, make_trainer: MakeTrainer
+) -> None:
+    trainer = started(make_trainer("AICLTrainer", reference=reference))
+    batch = make_batch(trainer)
+    outputs = trainer.forward(batch)
+    organs = torch.randint(0, 4, outputs.logits[0][:, :1].shape)
+    logits = torch.zeros_like(outputs.logits[0]).scatter(1, organs, 5.0).requires_grad_()
+    features, decoder = (maps.detach().requires_grad_() for maps in (outputs.features, outputs.decoder))
+    loss = getattr(trainer, term)(batch, outputs._replace(logits=[logits], features=features, decoder=decoder))
+    loss.backward()
+    moved = features.grad if term == "organ_patch_contrast" else decoder.grad
+    assert moved is not None
+    assert moved[batch.target_rows].any()
+    assert bool(moved[batch.source_rows].any()) is not fixed
+
+
+def test_both_modalities_move_where_the_target_has_labels_too(make_trainer: MakeTrainer) -> None:
+    def annotate(dataset: dict[str, Any]) -> None:
+        cases = dataset["crossmod"]["cases"]
+        case = next(c for c in cases.values() if c["modality"] in dataset["crossmod"]["target"])
+        case.update({"annotated": ["Myo"], "labelled": True})
+
+    assert make_trainer("AICLTrainer").source_is_reference()
+    assert not make_trainer("AICLTrainer", change_dataset=annotate).source_is_reference()
 
 
 def test_a_batch_of_three_pairs_what_can_be_paired(make_trainer: MakeTrainer) -> None:
