@@ -28,7 +28,7 @@ ROWS = [
     "SourceOnlyTrainer",
     "JointTrainer",
     "AICLTrainer",
-    "AICLTrainer csc_weight=1 fpc_weight=0.5",
+    "AICLTrainer csc_weight=0.3 fpc_weight=0.1",
     "AdvEntTrainer",
     "MPSCLTrainer",
     "EAMTrainer",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -59,7 +59,6 @@ class AICLTrainer(CrossModalTrainer):
     optimizer_name = "adam"
     initial_lr = 1e-4
     weight_decay = 1e-5
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"fpc_weight": 0.1, "csc_weight": 0.3}}
 
     warm_up: float = 0.3
     fpc_weight: float = 0.5
