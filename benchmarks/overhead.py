@@ -94,8 +94,8 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
         small = {} if args.full else dict(kind.presets.get("cpu", {}))
         warm = {"warm_up": 0.0} if "warm_up" in kind._hyperparameter_types else {}
         first = build(kind, **small, **warm)
-        later = first.first_segmenter_epoch()
-        for epoch, trainer in {0: first, **({later: build(kind, **small, **warm)} if later else {})}.items():
+        for epoch in sorted({0, first.first_segmenter_epoch()}):
+            trainer = build(kind, **small, **warm) if epoch else first
             trainer.current_epoch = epoch
             trainer.seen = {c: seen for c in everything if (seen := trainer.see(everything[c])) is not None}
             only = {case.modality for case in trainer.seen.values()}

@@ -165,9 +165,7 @@ class Comparison:
             trainer = kind.__new__(kind)  # what a method sees follows from the block alone
             trainer.block = block
             settings = {**(self.settings or {}), **method.settings}
-            if settings.get("forbid_annotated_target", kind.forbid_annotated_target) and any(
-                case.annotated for case in block.cases.values() if case.modality in block.target
-            ):
+            if settings.get("forbid_annotated_target", kind.forbid_annotated_target) and block.target_annotated:
                 raise CrossmodError(
                     f"the data set annotates target scans for training, which {method.trainer} forbids: add "
                     "--set forbid_annotated_target=false"

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -102,20 +101,16 @@ class AICLTrainer(CrossModalTrainer):
         maps = self.network(batch.images, batch.modality, features=True)
         return Outputs(maps.logits, maps.encoder[self.feature_level()], maps.decoder[self.csc_stage])
 
-    def strides(self) -> NDArray[np.int64]:
-        """Stride of every encoder stage along every axis: (stages, axes)."""
-        return np.cumprod(self.configuration_manager.pool_op_kernel_sizes, axis=0)
-
     def feature_level(self) -> int:
         """The encoder stage that F comes from."""
         if self.feature_stage is not None:
             return self.feature_stage
-        return int(np.flatnonzero(self.strides().max(1) <= 8)[-1])
+        return int(np.flatnonzero(self.stage_strides.max(1) <= 8)[-1])
 
     def source_is_reference(self) -> bool:
         """Whether the contrastive terms hold the source's features fixed."""
         if self.reference == "auto":
-            return not any(c.annotated for c in self.block.cases.values() if c.modality in self.block.target)
+            return not self.block.target_annotated
         return self.reference == "source"
 
     def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
@@ -147,7 +142,7 @@ class AICLTrainer(CrossModalTrainer):
 
     def feature_patch_size(self) -> list[int]:
         """PS in voxels of F: at least 1; :func:`dense_organ_patches` cuts it to the map."""
-        stride = self.strides()[self.feature_level()]
+        stride = self.stage_strides[self.feature_level()]
         size = 6 * stride if self.patch_size is None else np.array(self.patch_size)
         widened = 2 * size if self.patch_width == "literal" else size
         return [max(1, round(width)) for width in widened / stride]

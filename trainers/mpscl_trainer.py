@@ -77,7 +77,7 @@ class AdvEntTrainer(CrossModalTrainer):
     def discriminator_of(self, name: str) -> nn.Module:
         """A discriminator of the prediction's self-information, (n, k, *s) → scores (n, 1, *smaller)."""
         plan = self.configuration_manager
-        stride = np.prod(plan.pool_op_kernel_sizes[: self.level(name) + 1], axis=0)
+        stride = self.stage_strides[self.level(name)]
         width = self.discriminator_width or min(64, 2 * self.bare_network.encoder.output_channels[0])
         classes = self.label_manager.num_segmentation_heads
         size, spacing = (np.array(plan.patch_size) // stride).tolist(), (np.array(plan.spacing) * stride).tolist()
@@ -146,7 +146,7 @@ class MPSCLTrainer(AdvEntTrainer):
     def stage(self) -> int:
         if self.feature_stage is not None:
             return self.feature_stage
-        strides = np.cumprod(self.configuration_manager.pool_op_kernel_sizes, axis=0)[:-1].max(1)
+        strides = self.stage_strides[:-1].max(1)
         return int(np.argmax(strides >= 4)) if strides.max() >= 4 else len(strides) - 1
 
     @property

@@ -117,6 +117,11 @@ class CrossmodBlock:
             },
         }
 
+    @property
+    def target_annotated(self) -> bool:
+        """Whether training may see a label of any target scan."""
+        return any(case.annotated for case in self.cases.values() if case.modality in self.target)
+
     def modality_index(self, case: str) -> int:
         """Position of the case's modality in ``modalities``; the modality channel holds this number plus one."""
         return self.modalities.index(self.cases[case].modality)

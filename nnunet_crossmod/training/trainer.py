@@ -22,6 +22,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch._dynamo import OptimizedModule
@@ -243,6 +244,11 @@ class CrossModalTrainer(nnUNetTrainer):  # type: ignore[misc]
         """The network without the wrappers of torch.compile and DistributedDataParallel."""
         module = self.network.module if self.is_ddp else self.network
         return module._orig_mod if isinstance(module, OptimizedModule) else module
+
+    @property
+    def stage_strides(self) -> NDArray[np.int64]:
+        """Stride of every encoder stage along every axis against the patch: (stages, axes)."""
+        return np.cumprod(self.configuration_manager.pool_op_kernel_sizes, axis=0)
 
     def training_patches(self, wanted: Callable[[Case], bool], limit: int) -> Iterator[CrossModalBatch]:
         """Un-augmented patches of the training cases that are wanted, at most ``limit``, the same ones every time."""

@@ -55,15 +55,15 @@ def stride_16(plans: dict[str, Any]) -> None:
 def test_patch_size_is_given_in_input_voxels(
     settings: dict[str, Any], size: list[int], make_trainer: MakeTrainer
 ) -> None:
-    last = len(make_trainer("AICLTrainer").strides()) - 1
+    last = len(make_trainer("AICLTrainer").stage_strides) - 1
     trainer = make_trainer("AICLTrainer", change_plans=stride_16, feature_stage=last, **settings)
     assert trainer.feature_patch_size() == size
 
 
 def test_features_are_those_of_the_deepest_stage_of_stride_eight(make_trainer: MakeTrainer) -> None:
     trainer = started(make_trainer("AICLTrainer", change_plans=stride_16))
-    stages = len(trainer.strides())
-    assert trainer.strides()[-1].tolist() == [16, 16]
+    stages = len(trainer.stage_strides)
+    assert trainer.stage_strides[-1].tolist() == [16, 16]
     assert trainer.feature_level() == stages - 2
     batch = make_batch(trainer)
     features = trainer.forward(batch).features
