@@ -10,6 +10,7 @@ from torch import Tensor
 from nnunet_crossmod.data import CrossModalBatch
 from nnunet_crossmod.losses.precision import full_precision
 from nnunet_crossmod.training import CrossModalTrainer, Losses
+from nnunet_crossmod.training.hyperparameters import Share, Weight
 
 
 @full_precision
@@ -28,8 +29,8 @@ class Outputs(NamedTuple):
 class EntropyMinimisationTrainer(CrossModalTrainer):
     """l = l_sup + entropy_weight · H(target), the second term after ``warm_up`` of the training."""
 
-    entropy_weight: float = 0.01
-    warm_up: float = 0.3
+    entropy_weight: Weight = 0.01
+    warm_up: Share = 0.3
 
     def forward(self, batch: CrossModalBatch) -> Outputs:
         return Outputs(self.network(batch.images, batch.modality, features=True).logits)

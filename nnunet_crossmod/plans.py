@@ -25,6 +25,8 @@ CPU_HYPERPARAMETERS: dict[str, Any] = {
     "optimizer_name": "adamw",
     "initial_lr": 2e-3,
     "weight_decay": 1e-4,
+    "adam_betas": [0.9, 0.999],
+    "lr_schedule": "polynomial",
 }
 
 

@@ -14,6 +14,7 @@ from nnunet_crossmod.data import CrossModalBatch, Rows
 from nnunet_crossmod.losses import class_descriptors, feature_patch_contrast, structural_consistency
 from nnunet_crossmod.pseudo_labels import Embedding, dense_organ_patches, labels_at
 from nnunet_crossmod.training import CrossModalTrainer, Losses
+from nnunet_crossmod.training.hyperparameters import Count, Index, Positive, Share, Weight
 
 
 class Outputs(NamedTuple):
@@ -59,20 +60,20 @@ class AICLTrainer(CrossModalTrainer):
     initial_lr = 1e-4
     weight_decay = 1e-5
 
-    warm_up: float = 0.3
-    fpc_weight: float = 0.5
-    fpc_temperature: float = 0.07
+    warm_up: Share = 0.3
+    fpc_weight: Weight = 0.5
+    fpc_temperature: Positive = 0.07
     fpc_mode: Literal["all", "literal"] = "all"
-    feature_stage: int | None = None
+    feature_stage: Index | None = None
     """Encoder stage of F; ``null`` is the deepest with a stride of at most 8, the bottleneck of the paper's U-Net."""
-    patch_size: tuple[int, ...] | None = None
+    patch_size: tuple[Count, ...] | None = None
     """PS in input voxels; ``null`` is six voxels of F along every axis."""
     patch_width: Literal["full", "literal"] = "full"
     """Width of the cube: PS (the stated size of the embedding), or 2 · PS (Eq. 3 as printed)."""
     patch_embedding: Embedding = "organ"
-    csc_weight: float = 1.0
-    csc_temperature: float = 0.5
-    csc_stage: int = 0
+    csc_weight: Weight = 1.0
+    csc_temperature: Positive = 0.5
+    csc_stage: Index = 0
     """Decoder stage whose features describe the classes; 0 is full resolution, every stage halves it."""
     csc_pooling: Literal["batch", "sample"] = "batch"
     """Unpaired scans: describe a class by all samples of a modality, or by each alone (where it may be absent)."""
@@ -85,17 +86,12 @@ class AICLTrainer(CrossModalTrainer):
     def uses_registered_pairs(self) -> bool:
         return self.pairing == "registered" or (self.pairing == "auto" and self.block.registered)
 
-    def check_options(self, planned: dict[str, Any]) -> None:
+    def check_plan(self, planned: dict[str, Any]) -> None:
         axes, stages = len(planned["patch_size"]), planned["architecture"]["arch_kwargs"]["n_stages"]
         size = self.patch_size
-        self.check_option(
-            "patch_size", size is None or (len(size) == axes and min(size) > 0), f"{axes} positive numbers"
-        )
-        self.check_option("feature_stage", 0 <= (self.feature_stage or 0) < stages, f"0 … {stages - 1}, or null")
-        self.check_option("csc_stage", 0 <= self.csc_stage < stages - 1, f"0 … {stages - 2}")
-        self.check_option("warm_up", 0 <= self.warm_up <= 1, "a share of the training, 0 … 1")
-        for temperature in ("fpc_temperature", "csc_temperature"):
-            self.check_option(temperature, getattr(self, temperature) > 0, "above 0")
+        self.check_option("patch_size", size is None or len(size) == axes, f"{axes} positive numbers")
+        self.check_option("feature_stage", (self.feature_stage or 0) < stages, f"0 … {stages - 1}, or null")
+        self.check_option("csc_stage", self.csc_stage < stages - 1, f"0 … {stages - 2}")
 
     def forward(self, batch: CrossModalBatch) -> Outputs:
         maps = self.network(batch.images, batch.modality, features=True)

@@ -1,4 +1,4 @@
-"""The rows every comparison needs: floor, joint training, ceiling."""
+"""The rows every comparison needs: floor, joint training, teacher, ceiling."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from nnunet_crossmod.training import CrossModalTrainer, Losses
 
 
 class Outputs(NamedTuple):
-    """``logits`` of every deep-supervision level for the annotated samples."""
+    """``logits`` of every deep-supervision level for the samples that are learnt from."""
 
     logits: list[Tensor]
 
 
 class _SupervisedTrainer(CrossModalTrainer):
-    """The supervised terms alone; samples without any annotation do not pass the network."""
+    """The supervised terms alone; samples without any annotation pass the network for a teacher's term only."""
 
     def forward(self, batch: CrossModalBatch) -> Outputs:
         useful = self.useful(batch)
@@ -28,14 +28,17 @@ class _SupervisedTrainer(CrossModalTrainer):
         return Losses().add("sup", self.supervised_loss(outputs.logits, self.useful(batch)))
 
     def useful(self, batch: CrossModalBatch) -> CrossModalBatch:
-        """The annotated samples; all of them, for a loss of zero, where none is annotated."""
-        return batch.annotated if batch.annotations else batch
+        """The annotated samples; all of them where a teacher labels the others, or, for a loss of zero, none is."""
+        return batch.annotated if batch.annotations and batch.pseudo_labels is None else batch
 
 
 class SourceOnlyTrainer(_SupervisedTrainer):
     """The floor: nnU-Net on the source modality, applied to the target as it is."""
 
     forbid_annotated_target = True
+
+    def check_plan(self, planned: dict[str, Any]) -> None:
+        self.check_option("teacher", not self.teacher, "false, since no target scan is seen: train MeanTeacherTrainer")
 
     def see(self, case: Case) -> Case | None:
         return case if case.modality in self.block.source and case.annotated else None
@@ -52,6 +55,18 @@ class JointTrainer(_SupervisedTrainer):
     optimizer_name = "adam"
     initial_lr = 1e-4
     weight_decay = 1e-5
+
+
+class MeanTeacherTrainer(_SupervisedTrainer):
+    """The network learns from labels where there are any and, on the target, from its own moving average.
+
+    l = l_sup + teacher_weight · ramp · (cross-entropy + Dice on the voxels that the teacher is sure of).
+
+    The teacher labels target scans as they are; the student sees them with their intensities augmented. The teacher is
+    what predicts (:class:`nnunet_crossmod.training.teacher.Teacher`).
+    """
+
+    teacher = True
 
 
 class TargetSupervisedTrainer(_SupervisedTrainer):

@@ -23,6 +23,7 @@ from nnunet_crossmod.nn import (
 )
 from nnunet_crossmod.pseudo_labels import labels_at
 from nnunet_crossmod.training import CrossModalTrainer, Losses
+from nnunet_crossmod.training.hyperparameters import Count, Positive, Weight
 
 
 class Outputs(NamedTuple):
@@ -42,15 +43,15 @@ class EAMTrainer(CrossModalTrainer):
 
     architecture: Literal["v1", "v2", "v3"] = "v2"
     """What modalities share: the decoder (v1), everything (v2), everything but gains on residual branches (v3)."""
-    aux_weight: float = 1.0
-    mcr_weight: float = 0.5
-    icr_weight: float = 0.5
-    icr_temperature: float = 4.0
-    attention_heads: int = 8
+    aux_weight: Weight = 1.0
+    mcr_weight: Weight = 0.5
+    icr_weight: Weight = 0.5
+    icr_temperature: Positive = 4.0
+    attention_heads: Count = 8
     """At most; every scale takes the largest divisor of its width up to this."""
-    attention_scales: int = 3
+    attention_scales: Count = 3
     """Decoder scales that are attended to, from the lowest up; as many as the network has, where it has fewer."""
-    max_tokens: int = 4096
+    max_tokens: Count = 4096
     """Voxels a scale is averaged to before it is attended to, where it has more."""
 
     @classmethod
@@ -84,12 +85,7 @@ class EAMTrainer(CrossModalTrainer):
             for modality in self.block.modalities
         )
 
-    def check_options(self, planned: dict[str, Any]) -> None:
-        for name in ("aux_weight", "mcr_weight", "icr_weight"):
-            self.check_option(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("attention_heads", "attention_scales", "max_tokens"):
-            self.check_option(name, getattr(self, name) >= 1, "at least 1")
-        self.check_option("icr_temperature", self.icr_temperature > 0, "above 0")
+    def check_plan(self, planned: dict[str, Any]) -> None:
         separate = self.architecture == "v1"
         self.check_option("conditioning", not separate or self.conditioning == "none", "none with architecture = v1")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from nnunet_crossmod.nn import DiscriminatorDesign, build_discriminator
 from nnunet_crossmod.prototypes import PrototypeBank, class_sums
 from nnunet_crossmod.pseudo_labels import class_shares, confident, labels_at, self_paced
 from nnunet_crossmod.training import CrossModalTrainer, Losses, Player
+from nnunet_crossmod.training.hyperparameters import Angle, Bounds, Count, Index, Momentum, Positive, Share, Weight
 
 
 class Outputs(NamedTuple):
@@ -44,19 +45,12 @@ class AdvEntTrainer(CrossModalTrainer):
     supervision is off; discriminators narrower than the paper's 64 channels in front of a narrow network.
     """
 
-    fool_main_weight: float = 0.003
-    fool_aux_weight: float = 2e-5
+    fool_main_weight: Weight = 0.003
+    fool_aux_weight: Weight = 2e-5
     discriminator: DiscriminatorDesign = "strided"
-    discriminator_width: int | None = None
+    discriminator_width: Count | None = None
     """Channels of the first layer; ``null`` is twice the network's, at most the paper's 64."""
-    discriminator_lr: float = 1e-4
-
-    def check_options(self, planned: dict[str, Any]) -> None:
-        for weight in ("fool_main_weight", "fool_aux_weight"):
-            self.check_option(weight, getattr(self, weight) >= 0, "0 or more")
-        width = self.discriminator_width
-        self.check_option("discriminator_width", width is None or width > 0, "at least 1")
-        self.check_option("discriminator_lr", self.discriminator_lr > 0, "above 0")
+    discriminator_lr: Positive = 1e-4
 
     def build_players(self, segmenter: Player) -> list[Player]:
         levels = len(self.bare_network.decoder.stages) if self.enable_deep_supervision else 1
@@ -115,32 +109,25 @@ class MPSCLTrainer(AdvEntTrainer):
     Differs from the paper: the feature is a stage of the U-Net's decoder; the warm-up is a share of the training.
     """
 
-    warm_up: float = 0.2
-    feature_stage: int | None = None
+    warm_up: Share = 0.2
+    feature_stage: Index | None = None
     """Decoder stage whose features are contrasted; ``null`` is the first at a quarter of the resolution or less."""
-    margin_source_weight: float = 1.0
-    margin_target_weight: float = 0.1
-    source_margin: float = 0.4
-    target_margin: float = 0.2
-    margin_temperature: float = 1.0
+    margin_source_weight: Weight = 1.0
+    margin_target_weight: Weight = 0.1
+    source_margin: Angle = 0.4
+    target_margin: Angle = 0.2
+    margin_temperature: Positive = 1.0
     margin_mode: MarginMode = "paper"
-    prototype_momentum: float = 0.2
+    prototype_momentum: Momentum = 0.2
     """Weight of the old prototype."""
-    prototype_patches: int = 128
+    prototype_patches: Count = 128
     """Most patches of the pass that initialises the prototypes."""
-    confidence_threshold: float = 0.25
+    confidence_threshold: Annotated[float, Bounds(0, 2)] = 0.25
+    """Least difference of the two largest cosines."""
 
-    def check_options(self, planned: dict[str, Any]) -> None:
-        super().check_options(planned)
+    def check_plan(self, planned: dict[str, Any]) -> None:
         stages = planned["architecture"]["arch_kwargs"]["n_stages"]
-        self.check_option("feature_stage", 0 <= (self.feature_stage or 0) < stages - 1, f"0 … {stages - 2}, or null")
-        self.check_option("warm_up", 0 <= self.warm_up <= 1, "a share of the training, 0 … 1")
-        self.check_option("prototype_momentum", 0 <= self.prototype_momentum < 1, "at least 0 and below 1")
-        self.check_option("prototype_patches", self.prototype_patches > 0, "at least 1")
-        self.check_option("margin_temperature", self.margin_temperature > 0, "above 0")
-        self.check_option("confidence_threshold", 0 <= self.confidence_threshold <= 2, "a difference of cosines, 0 … 2")
-        for margin in ("source_margin", "target_margin"):
-            self.check_option(margin, 0 <= getattr(self, margin) < np.pi / 2, "an angle in radians, 0 … π/2")
+        self.check_option("feature_stage", (self.feature_stage or 0) < stages - 1, f"0 … {stages - 2}, or null")
 
     @property
     def stage(self) -> int:

@@ -1,7 +1,9 @@
 """What training and inference know about the data: the block, the loaders, the batch."""
 
+from nnunet_crossmod.data.augmentation import GinSamples, IntensityAugmentation
 from nnunet_crossmod.data.batch import CrossModalBatch, Rows
 from nnunet_crossmod.data.block import Case, CrossmodBlock
+from nnunet_crossmod.data.class_local_curves import class_local_curves
 from nnunet_crossmod.data.dataset import CrossModalDataset, RegisteredScans
 from nnunet_crossmod.data.intensity_augmentation import augment_intensity, spatial_part
 from nnunet_crossmod.data.loader import BalancedDataLoader, RegisteredDataLoader, check_batch_size
@@ -14,11 +16,14 @@ __all__ = [
     "CrossModalBatch",
     "CrossModalDataset",
     "CrossmodBlock",
+    "GinSamples",
+    "IntensityAugmentation",
     "RegisteredDataLoader",
     "RegisteredScans",
     "Rows",
     "augment_intensity",
     "check_batch_size",
+    "class_local_curves",
     "random_convolution",
     "representative_patches",
     "spatial_part",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,12 +31,13 @@ def rows(positions: tuple[int, ...], device: torch.device) -> Rows:
 
 @dataclass(frozen=True)
 class CrossModalBatch:
-    """Samples of several modalities, interleaved.
+    """Samples of several modalities, source first.
 
     ``images`` (n, c, *s) without the modality channel; ``labels`` (n, *s_i) of every deep-supervision level, full
     resolution first; ``modality`` (n,) indices; ``cases`` the n cases they were cut from. Labels that training may
     not see are 0: use the labels of annotated rows only. ``registered`` says that the b-th samples of all modalities
-    show the same place of the same subject.
+    show the same place of the same subject. ``pseudo_labels`` and ``trusted`` (t, *s) are a teacher's, of the
+    t samples of target modalities, where there is a teacher.
     """
 
     images: Tensor
@@ -45,6 +46,8 @@ class CrossModalBatch:
     cases: tuple[Case, ...]
     block: CrossmodBlock
     registered: bool = False
+    pseudo_labels: Tensor | None = None
+    trusted: Tensor | None = None
 
     @classmethod
     def from_loader(
@@ -70,6 +73,10 @@ class CrossModalBatch:
             block,
             registered,
         )
+
+    def with_pseudo_labels(self, labels: Tensor, trusted: Tensor) -> CrossModalBatch:
+        """The batch with a teacher's labels of its target samples."""
+        return replace(self, pseudo_labels=labels, trusted=trusted)
 
     def rows_where(self, wanted: Callable[[Case], bool]) -> Rows:
         """Index of the samples whose case is wanted."""

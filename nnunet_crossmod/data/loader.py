@@ -1,4 +1,4 @@
-"""Loaders whose every batch holds every modality."""
+"""Loaders whose every batch holds every modality: as many of the source as planned, and of the target beside."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["BalancedDataLoader", "RegisteredDataLoader", "check_batch_size"]
 
 
 def check_batch_size(batch_size: int, modalities: Sequence[str]) -> None:
-    """Raise :class:`CrossmodError` where a batch cannot hold a sample of every modality."""
+    """Raise :class:`CrossmodError` where a batch cannot hold a sample of every one of the modalities of a role."""
     if batch_size < len(modalities):
         raise CrossmodError(
             f"a batch of {batch_size} cannot hold the modalities {', '.join(modalities)}: set a batch size of at least "
@@ -43,32 +43,44 @@ class _SeenLocations(nnUNetDataLoader):  # type: ignore[misc]
 
 
 class BalancedDataLoader(_SeenLocations):
-    """Draws the modalities in turn: A, B, A, B, … in every batch, cases of a modality uniformly.
+    """Draws ``batch_size`` samples of the source, then ``target_batch_size`` of the target.
 
-    Takes nnU-Net's own arguments; modalities that have no case in the data set are left out.
+    Within a role the modalities take turns, and the cases of a modality are drawn uniformly. Where the data set holds
+    cases of one role alone, ``batch_size`` samples are drawn of it.
+
+    Args:
+        data: the cases.
+        batch_size: samples of the source.
+        target_batch_size: samples of the target.
+        args, kwargs: nnU-Net's own.
     """
 
-    def __init__(self, data: CrossModalDataset, batch_size: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(data, batch_size, *args, **kwargs)
+    def __init__(
+        self, data: CrossModalDataset, batch_size: int, *args: Any, target_batch_size: int, **kwargs: Any
+    ) -> None:
         pools: dict[str, list[str]] = {}
         for name, case in sorted(data.cases.items()):
             pools.setdefault(case.modality, []).append(name)
-        self.modalities = [m for m in data.block.modalities if m in pools]
-        check_batch_size(batch_size, self.modalities)
-        self.pools = [pools[m] for m in self.modalities]
+        source, target = ([m for m in role if m in pools] for role in (data.block.source, data.block.target))
+        roles = [(source, batch_size), (target, target_batch_size if source else batch_size)]
+        self.pools: list[list[str]] = []
+        for modalities, samples in roles:
+            if modalities:
+                check_batch_size(samples, modalities)
+                self.pools += [pools[modalities[i % len(modalities)]] for i in range(samples)]
+        super().__init__(data, len(self.pools), *args, **kwargs)
 
     def get_indices(self) -> list[str]:
-        """The cases of one batch, interleaved by modality."""
-        pools = [self.pools[i % len(self.pools)] for i in range(self.batch_size)]
-        return [pool[np.random.randint(len(pool))] for pool in pools]
+        """The cases of one batch, source first."""
+        return [pool[np.random.randint(len(pool))] for pool in self.pools]
 
 
 class RegisteredDataLoader(_SeenLocations):
-    """Draws subjects and returns their scans as neighbouring samples, cropped and augmented in space alike."""
+    """Draws ``batch_size`` subjects; their scans are neighbouring samples, cropped and augmented in space alike."""
 
     def __init__(self, data: RegisteredScans, batch_size: int, *args: Any, **kwargs: Any) -> None:
         self.scans_per_subject = len(next(iter(data.groups.values())))
-        super().__init__(data, batch_size // self.scans_per_subject, *args, **kwargs)
+        super().__init__(data, batch_size, *args, **kwargs)
 
     def generate_train_batch(self) -> dict[str, Any]:
         """A batch of (subjects x modalities) samples, interleaved by modality."""

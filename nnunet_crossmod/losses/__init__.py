@@ -14,6 +14,7 @@ from nnunet_crossmod.losses.nt_xent import nt_xent
 from nnunet_crossmod.losses.partial_annotation import marginalise
 from nnunet_crossmod.losses.patch_nce import patch_nce
 from nnunet_crossmod.losses.prototype_cosines import prototype_cosines
+from nnunet_crossmod.losses.pseudo_label_loss import trusted_dice_ce
 from nnunet_crossmod.losses.self_information import self_information
 from nnunet_crossmod.losses.semantic_consistency import (
     image_consistency,
@@ -47,4 +48,5 @@ __all__ = [
     "prototype_cosines",
     "self_information",
     "structural_consistency",
+    "trusted_dice_ce",
 ]

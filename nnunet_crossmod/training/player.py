@@ -18,7 +18,9 @@ __all__ = ["Player", "only_trainable"]
 
 
 class Scheduler(Protocol):
-    """nnU-Net's schedulers are told the epoch."""
+    """As nnU-Net's: it is stepped with the epoch."""
+
+    first_epoch: int
 
     def step(self, epoch: int) -> None:
         """Set the learning rate of the epoch."""
@@ -34,6 +36,10 @@ class Player:
         objective: batch and outputs → its loss terms.
         optimizer: over the parameters of ``modules``, or over those of them that it trains.
         scheduler: sets the learning rate at the start of an epoch; ``None`` keeps it constant.
+        forward: batch and the outputs of the players before it → the outputs that its objective and the players after
+            it see; by default they stay as they are.
+        first_epoch: in which it begins to play.
+        last_epoch: after which it plays no more; ``None`` is the end of the training.
         clip: largest gradient norm, as in nnU-Net.
     """
 
@@ -42,7 +48,21 @@ class Player:
     objective: Callable[[CrossModalBatch, Any], Losses]
     optimizer: torch.optim.Optimizer
     scheduler: Scheduler | None = None
+    forward: Callable[[CrossModalBatch, Any], Any] = lambda batch, outputs: outputs
+    first_epoch: int = 0
+    last_epoch: int | None = None
     clip: float = 12.0
+
+    def plays(self, epoch: int) -> bool:
+        """Whether it steps in that epoch."""
+        return self.first_epoch <= epoch and (self.last_epoch is None or epoch <= self.last_epoch)
+
+    def joins(self, epoch: int) -> Player:
+        """Let it begin in that epoch; its learning rate falls from there on."""
+        self.first_epoch = epoch
+        if self.scheduler is not None:
+            self.scheduler.first_epoch = epoch
+        return self
 
     def parameters(self) -> list[nn.Parameter]:
         """What it trains: the parameters that its optimiser holds."""

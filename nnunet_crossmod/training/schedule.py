@@ -31,10 +31,12 @@ class LatePolyLR(PolyLRScheduler):  # type: ignore[misc]
         first_epoch: int = 0,
     ) -> None:
         self.first_epoch = first_epoch
-        super().__init__(optimizer, initial_lr, max(1, epochs - first_epoch), exponent)
+        self.epochs = epochs
+        super().__init__(optimizer, initial_lr, epochs, exponent)
 
     def step(self, current_step: Any = None) -> None:
         """Set the rate of an epoch, counted from the beginning of the training."""
+        self.max_steps = max(1, self.epochs - self.first_epoch)
         if current_step is None or current_step == -1:
             super().step(current_step)
         else:

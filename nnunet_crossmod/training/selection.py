@@ -102,7 +102,7 @@ class LabelFreeSelection:
     def improved(self) -> bool:
         """Judge the network as it is after the epoch's validation; whether no epoch before was better."""
         trainer = self.trainer
-        if trainer.current_epoch < trainer.first_segmenter_epoch():
+        if not trainer.segmenter.plays(trainer.current_epoch):
             return False
         sums = self._tally()
         if trainer.is_ddp:
@@ -177,5 +177,5 @@ def _cases_and_loader(trainer: Any) -> tuple[dict[str, Case], BalancedDataLoader
     kind, folder = trainer.dataset_class, trainer.preprocessed_dataset_folder
     scans = CrossModalDataset(kind(folder, sorted(cases)), cases, trainer.block, keep_modality_channel=True)
     patch = trainer.configuration_manager.patch_size
-    size = max(trainer.batch_size, len({case.modality for case in cases.values()}))
-    return cases, BalancedDataLoader(scans, size, patch, patch, trainer.label_manager)
+    size = max(trainer.batch_size // 2, len(trainer.block.source), len(trainer.block.target))
+    return cases, BalancedDataLoader(scans, size, patch, patch, trainer.label_manager, target_batch_size=size)

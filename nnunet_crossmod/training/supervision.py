@@ -19,6 +19,7 @@ from nnunet_crossmod.losses.precision import full_precision
 __all__ = [
     "Criterion",
     "SegmentationLoss",
+    "build_criterion",
     "deep_supervision_weights",
     "dice_ce",
     "dice_focal",
@@ -28,6 +29,13 @@ __all__ = [
 
 SegmentationLoss = Literal["dice_ce", "dice_focal", "dice_weighted_ce"]
 Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def build_criterion(name: SegmentationLoss, batch_dice: bool, ddp: bool, ignore_label: int | None) -> Criterion:
+    """The supervised loss of that name; ``batch_dice`` and ``ddp`` are nnU-Net's, for its own loss."""
+    if name == "dice_ce":
+        return dice_ce(batch_dice, ddp, ignore_label)
+    return {"dice_focal": dice_focal, "dice_weighted_ce": dice_weighted_ce}[name](ignore_label)
 
 
 def dice_ce(batch_dice: bool, ddp: bool, ignore_label: int | None) -> Criterion:

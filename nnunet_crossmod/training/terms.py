@@ -1,0 +1,47 @@
+"""The loss terms of an epoch: brought to the host once, averaged and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunet_crossmod.errors import CrossmodError
+
+__all__ = ["check_finite", "mean_terms"]
+
+
+def mean_terms(steps: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], list[float]]:
+    """Mean of every term over an epoch, and the losses of its steps.
+
+    A single step that overflowed, and that mixed precision skipped, does not count.
+
+    Args:
+        steps: what ``train_step`` returned, ``terms`` and ``loss``, on the device.
+    """
+    names = list(dict.fromkeys(name for step in steps for name in step["terms"]))
+    columns = [torch.stack([step["terms"][name] for step in steps if name in step["terms"]]) for name in names]
+    columns.append(torch.stack([step["loss"] for step in steps]))
+    on_host = torch.cat([column.float() for column in columns]).cpu().double()
+    *values, losses = torch.split(on_host, [len(column) for column in columns])
+    means = {name: _mean(column) for name, column in zip(names, values, strict=True)}
+    return means, losses.tolist()
+
+
+def check_finite(means: Mapping[str, float], epoch: int, checkpoints: str) -> None:
+    """Raise :class:`CrossmodError` that names the first term, ``player/term``, that is NaN or infinite."""
+    for name, mean in means.items():
+        if not math.isfinite(mean):
+            player, term = name.split("/", 1)
+            raise CrossmodError(
+                f"term {term!r} of player {player!r} is {mean} in epoch {epoch}; the checkpoints in {checkpoints} are "
+                "from before: lower initial_lr or the term's weight (crossmod configure --overwrite the same plans), "
+                "then continue with --c"
+            )
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean() if not torch.isfinite(values[-1]) else values[torch.isfinite(values)].mean())
