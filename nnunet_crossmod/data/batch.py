@@ -31,7 +31,7 @@ def rows(positions: tuple[int, ...], device: torch.device) -> Rows:
 
 @dataclass(frozen=True)
 class CrossModalBatch:
-    """Samples of several modalities, source first.
+    """Samples of several modalities, as a rule in turn.
 
     ``images`` (n, c, *s) without the modality channel; ``labels`` (n, *s_i) of every deep-supervision level, full
     resolution first; ``modality`` (n,) indices; ``cases`` the n cases they were cut from. Labels that training may

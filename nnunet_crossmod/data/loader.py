@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class _SeenLocations(nnUNetDataLoader):  # type: ignore[misc]
 
 
 class BalancedDataLoader(_SeenLocations):
-    """Draws ``batch_size`` samples of the source, then ``target_batch_size`` of the target.
+    """Draws ``batch_size`` samples of the source and ``target_batch_size`` of the target, in turn.
 
     Within a role the modalities take turns, and the cases of a modality are drawn uniformly. Where the data set holds
     cases of one role alone, ``batch_size`` samples are drawn of it.
@@ -62,16 +63,16 @@ class BalancedDataLoader(_SeenLocations):
         for name, case in sorted(data.cases.items()):
             pools.setdefault(case.modality, []).append(name)
         source, target = ([m for m in role if m in pools] for role in (data.block.source, data.block.target))
-        roles = [(source, batch_size), (target, target_batch_size if source else batch_size)]
-        self.pools: list[list[str]] = []
-        for modalities, samples in roles:
+        roles = []
+        for modalities, samples in ((source, batch_size), (target, target_batch_size if source else batch_size)):
             if modalities:
                 check_batch_size(samples, modalities)
-                self.pools += [pools[modalities[i % len(modalities)]] for i in range(samples)]
+            roles.append([pools[modalities[i % len(modalities)]] for i in range(samples)] if modalities else [])
+        self.pools = [pool for pair in zip_longest(*roles) for pool in pair if pool]
         super().__init__(data, len(self.pools), *args, **kwargs)
 
     def get_indices(self) -> list[str]:
-        """The cases of one batch, source first."""
+        """The cases of one batch, source and target in turn."""
         return [pool[np.random.randint(len(pool))] for pool in self.pools]
 
 

@@ -95,9 +95,6 @@ class Method:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Hyper-parameters that ``crossmod configure -tr TRAINER --preset NAME`` sets on top of the preset's own."""
 
-    augments_in_step: ClassVar[bool] = False
-    """Whether the method calls :meth:`augmented` itself, as on images that it makes in the step."""
-
     block: CrossmodBlock
     network: nn.Module
     device: torch.device
@@ -124,6 +121,11 @@ class Method:
 
     def check_plan(self, planned: dict[str, Any]) -> None:
         """Refuse hyper-parameters that do not fit the planned configuration: call :meth:`check_option`."""
+
+    @property
+    def augments_in_objective(self) -> bool:
+        """Whether the method calls :meth:`augmented` itself, as on images that it makes in the step."""
+        return False
 
     def uses_registered_pairs(self) -> bool:
         """Whether batches hold registered scans of one subject, cropped and augmented alike."""

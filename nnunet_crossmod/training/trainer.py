@@ -250,7 +250,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         )
 
     def _augments_in_step(self) -> bool:
-        return self.augments_in_step or self.gin != "off" or bool(self.curve_probability)
+        return self.augments_in_objective or self.gin != "off" or bool(self.curve_probability)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """A modality-balanced loader for training and nnU-Net's own for validation."""
@@ -296,7 +296,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         )
         if self.teacher_share > 0:
             batch = self._with_pseudo_labels(batch)
-        if not self.augments_in_step:
+        if not self.augments_in_objective:
             batch = self.augmented(batch)
         outputs: Any = None
         terms: dict[str, Tensor] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from nnunet_crossmod.data import CrossModalBatch
 from nnunet_crossmod.training import CrossModalTrainer, Losses, Player
+from nnunet_crossmod.training.hyperparameters import Weight
 
 
 class Outputs(NamedTuple):
@@ -37,7 +39,7 @@ class Head(nn.Module):
 class AdversarialTrainer(CrossModalTrainer):
     """Fools a critic that tells the modalities apart."""
 
-    fool_weight: float = 0.1
+    fool_weight: Weight = 0.1
 
     def build_heads(self) -> nn.ModuleDict:
         return nn.ModuleDict({"head": Head(self.bare_network.encoder.output_channels[-1])})
@@ -54,15 +56,12 @@ class AdversarialTrainer(CrossModalTrainer):
         fooled = functional.binary_cross_entropy_with_logits(
             self.critic(outputs.bottleneck)[:, 0], 1 - batch.modality.float()
         )
+        self.heads["head"].mean.lerp_(outputs.bottleneck.detach().mean(0), 0.5)
         return Losses().add("sup", self.supervised_loss(outputs.logits, batch)).add("fool", fooled, self.fool_weight)
 
     def critic_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         told = self.critic(outputs.bottleneck.detach())[:, 0]
         return Losses().add("bce", functional.binary_cross_entropy_with_logits(told, batch.modality.float()))
-
-    def after_step(self, batch: CrossModalBatch, outputs: Outputs) -> None:
-        assert not torch.is_grad_enabled()
-        self.heads["head"].mean.lerp_(outputs.bottleneck.mean(0), 0.5)
 
 
 MakeTrainer = Callable[..., Any]
@@ -145,8 +144,9 @@ class PhasedTrainer(AdversarialTrainer):
         assert not self.network.training
         self.begun = self.current_epoch
 
-    def playing(self) -> list[Player]:
-        return self.players[1:] if self.current_epoch == 0 else self.players
+    def build_players(self, segmenter: Player) -> list[Player]:
+        segmenter, critic = super().build_players(segmenter)
+        return [segmenter.joins(1), replace(critic, forward=lambda batch, outputs: outputs or self.forward(batch))]
 
     def draw(self, batch: CrossModalBatch, folder: Path) -> None:
         assert not torch.is_grad_enabled()
@@ -176,9 +176,15 @@ def test_only_those_who_play_step_and_the_phase_is_logged(
 class RegeneratingTrainer(AdversarialTrainer):
     """Shows the critic what the network makes after its step, and looks at its epochs."""
 
-    def regenerate(self, player: Player, batch: CrossModalBatch, outputs: Outputs) -> Outputs:
-        assert not torch.is_grad_enabled()
-        return self.forward(batch) if player.name == "segmenter" else outputs
+    def build_players(self, segmenter: Player) -> list[Player]:
+        segmenter, critic = super().build_players(segmenter)
+        return [segmenter, replace(critic, forward=self.predicted_again)]
+
+    def predicted_again(self, batch: CrossModalBatch, outputs: Outputs) -> Outputs:
+        again = self.forward(batch)
+        assert not torch.equal(again.logits[0], outputs.logits[0])
+        assert not again.logits[0].requires_grad  # all but the critic are frozen while it plays
+        return again
 
     def critic_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         with torch.no_grad():
@@ -328,8 +334,8 @@ def test_modules_of_resting_players_are_in_evaluation_mode(make_trainer: MakeTra
 class LateTrainer(AdversarialTrainer):
     """The segmenter joins in the third of five epochs."""
 
-    def first_segmenter_epoch(self) -> int:
-        return 2
+    def build_players(self, segmenter: Player) -> list[Player]:
+        return super().build_players(segmenter.joins(2))
 
 
 def test_a_late_segmenter_begins_at_its_full_rate(make_trainer: MakeTrainer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from support import plan_and_preprocess, started, tiny
 
-from nnunet_crossmod.data import CrossModalDataset
+from nnunet_crossmod.data import CrossModalBatch, CrossModalDataset
 from nnunet_crossmod.dataset_conversion import phantom
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.losses import feature_patch_contrast
@@ -270,8 +271,6 @@ def test_unpaired_classes_are_described_by_the_batch_or_by_each_sample(pooling: 
 def test_registered_pairs_are_compared_by_their_maps(registered: Any, make_trainer: MakeTrainer) -> None:
     trainer = started(pair_trainer(registered, "2d"))
     assert trainer.uses_registered_pairs()
-    from dataclasses import replace
-
     batch = replace(make_batch(trainer), registered=True)
     outputs = trainer.forward(batch)
     by_maps = trainer.structural_consistency(batch, outputs)
@@ -289,17 +288,21 @@ def test_pairing_of_scans_that_are_not_registered_is_refused(make_trainer: MakeT
 
 
 def test_gin_changes_the_chosen_images_only(make_trainer: MakeTrainer) -> None:
-    trainer = started(make_trainer("AICLTrainer", gin="source"))
+    trainer = started(make_trainer("AICLTrainer", augmentation="nnunet", gin="source"))
     batch = make_batch(trainer)
-    changed = trainer._augment_intensity(batch)
+
+    def augmented() -> CrossModalBatch:
+        return replace(trainer.intensity_augmentation(), nnunet=False)(batch)
+
+    changed = augmented()
     assert torch.equal(changed.images[1::2], batch.images[1::2])
     assert not torch.allclose(changed.images[0::2], batch.images[0::2])
     trainer.gin = "all"
-    assert not torch.allclose(trainer._augment_intensity(batch).images[1::2], batch.images[1::2])
+    assert not torch.allclose(augmented().images[1::2], batch.images[1::2])
     trainer.gin_probability = 0.0
-    assert torch.equal(trainer._augment_intensity(batch).images, batch.images)
+    assert torch.equal(augmented().images, batch.images)
     trainer.gin = "off"
-    assert trainer._augment_intensity(batch) is batch
+    assert augmented() is batch
 
 
 def test_hyperparameters_are_recorded_in_the_results(make_trainer: MakeTrainer) -> None:

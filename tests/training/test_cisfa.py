@@ -83,7 +83,7 @@ def test_later_players_see_what_earlier_ones_make_after_their_step(configuration
     assert seen["generator"].translated.requires_grad
     assert not torch.equal(seen["generator"].translated, seen["segmenter"].translated)
     judged = seen["mask_discriminator"]
-    again = trainer.network(judged.segmented.images, judged.segmented.modality, features=True).logits[0].softmax(1)
+    again = trainer.network(judged.batch.images, judged.batch.modality, features=True).logits[0].softmax(1)
     torch.testing.assert_close(judged.probabilities, again)
 
 
@@ -171,7 +171,7 @@ def test_patch_contrast_compares_the_same_places_with_the_labels_weights(
 ) -> None:
     """Against a loop over layers, images and places that reads features and labels one by one."""
     trainer = started(make(configuration, pcl_locations=20))
-    outputs = trainer.forward(batch_of(trainer))
+    outputs = trainer.translation(batch_of(trainer), None)
     foreground = torch.zeros_like(outputs.foreground)
     foreground[..., : foreground.shape[-1] // 2] = True
     outputs = outputs._replace(foreground=foreground)
@@ -206,7 +206,7 @@ def test_patch_contrast_compares_the_same_places_with_the_labels_weights(
 
 def test_keys_are_detached(make: MakeTrainer) -> None:
     trainer = started(make())
-    outputs = trainer.forward(batch_of(trainer))
+    outputs = trainer.translation(batch_of(trainer), None)
     features = [feature.detach().requires_grad_() for feature in outputs.features]
     trainer.patch_contrast(outputs._replace(features=features)).backward()
     assert all(feature.grad is None for feature in features)
@@ -222,13 +222,13 @@ def test_translated_images_keep_their_labels_and_their_place(configuration: str,
     """A generator that changes nothing must leave every image where it was."""
     trainer = started(make(configuration, generator_mode=mode))
     trainer.translator.generator.translate_and_encode = lambda x: (x, [x])
-    trainer.augment_intensity = lambda batch: batch
+    trainer.augmented = lambda batch: batch
     batch = batch_of(trainer)
-    outputs = trainer.forward(batch)
+    outputs = trainer.translation(batch, None)
     axes = 2 if mode == "slices" else batch.images.ndim - 2
     assert outputs.source.ndim == 2 + axes
     assert outputs.foreground.shape == (len(outputs.source), *outputs.source.shape[2:])
-    seen = trainer.as_segmented(batch, outputs.translated)
+    seen = trainer.as_segmented(batch, trainer.translator.restored(outputs.translated, batch.images.shape[2]))
     torch.testing.assert_close(seen.images, batch.images, rtol=1e-4, atol=1e-4)
     assert seen.modality.tolist() == [1] * 4
     assert all(torch.equal(a, b) for a, b in zip(seen.labels, batch.labels, strict=True))
@@ -245,31 +245,34 @@ def test_slice_by_slice_it_trains_and_tells_its_flicker(configuration: str, make
 
 def test_the_generator_learns_no_intensity_augmentation_as_style(make: MakeTrainer, make_trainer: MakeTrainer) -> None:
     """The loader's images keep the range of the scans; the segmenter's do not."""
-    trainer = started(make())
+    trainer = started(make(mirror=True))
     kinds = [type(t).__name__ for t in trainer.dataloader_train.data_loader.transforms.transforms]
     assert "SpatialTransform" in kinds
     assert "MirrorTransform" in kinds
     assert "DownsampleSegForDSTransform" in kinds
     assert "RandomTransform" not in kinds
-    ordinary = started(make_trainer("SourceOnlyTrainer"))
+    ordinary = started(make_trainer("SourceOnlyTrainer", augmentation="nnunet"))
     assert "RandomTransform" in [type(t).__name__ for t in ordinary.dataloader_train.data_loader.transforms.transforms]
     batch = batch_of(trainer)
-    translated = trainer.forward(batch).translated.detach()
-    shown = [trainer.as_segmented(batch, translated).images for _ in range(6)]
+    outputs = trainer.translation(batch, None)
+    shown = [trainer.shown_to_segmenter(batch, outputs).batch.images for _ in range(6)]
     assert any(not torch.equal(one[batch.target_rows], batch.images[batch.target_rows]) for one in shown)
     assert any(not torch.equal(one[batch.source_rows], shown[0][batch.source_rows]) for one in shown)
 
 
 def test_gin_waits_for_the_generator(make: MakeTrainer) -> None:
     trainer = started(make(gin="source"))
-    trainer.regenerate = lambda player, batch, outputs: outputs
     seen = []
-    forward = trainer.forward
-    trainer.forward = lambda batch: seen.append(batch.images) or forward(batch)
+    generator, segmenter = trainer.players[:2]
+    translate, segment = generator.forward, segmenter.forward
+    generator.forward = lambda batch, outputs: seen.append(batch.images) or translate(batch, outputs)
+    segmenter.forward = lambda batch, outputs: (
+        seen.append(segment(batch, outputs).batch.images) or segment(batch, outputs)
+    )
     loaded = next(trainer.dataloader_train)
-    with pytest.raises(AttributeError):  # nothing was regenerated for the segmenter
-        trainer.train_step(loaded)
+    trainer.train_step(loaded)
     assert torch.equal(seen[0], loaded["data"])
+    assert not torch.equal(seen[1], loaded["data"])
 
 
 @CONFIGURATIONS
@@ -279,7 +282,7 @@ def test_online_validation_shows_translations_of_the_source(configuration: str, 
     batch = CrossModalBatch.from_loader(loaded, trainer.block, trainer.validated, trainer.device)
     with torch.no_grad():
         shown = trainer.validation_images(batch)
-        expected = trainer.translate(batch.images[:, :-1])
+        expected = trainer.as_target(batch.images[:, :-1])
     torch.testing.assert_close(shown[:, :-1], expected)
     assert set(batch.images[:, -1].unique().tolist()) <= {0.0, 1.0}
     assert set(shown[:, -1].unique().tolist()) <= {0.0, 2.0}

@@ -41,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
 def at_full_strength(name: str) -> dict[str, Any]:
     """Every term from the first step on, in networks that take milliseconds."""
     warm = {"warm_up": 0.0} if "warm_up" in load_trainer(name)._hyperparameter_types else {}
-    return {**warm, **SMALL.get(name, {})}
+    return {**warm, "teacher_start": 0.0, "teacher_ramp": 0.0, **SMALL.get(name, {})}
 
 
 def parameters(player: Any) -> dict[str, torch.Tensor]:

@@ -50,8 +50,13 @@ def cascade(plans: dict[str, Any]) -> None:
     plans["configurations"]["2d"]["previous_stage"] = "3d_lowres"
 
 
-def batch_of_one(plans: dict[str, Any]) -> None:
-    plans["configurations"]["2d"]["batch_size"] = 1
+def three_targets(dataset_json: dict[str, Any]) -> None:
+    """More target modalities than a batch of two can hold."""
+    block = dataset_json["crossmod"]
+    block["modalities"], block["target"] = ["cine", "lge", "t1", "t2"], ["lge", "t1", "t2"]
+    targets = [case for case in block["cases"].values() if case["modality"] == "lge"]
+    for position, case in enumerate(targets):
+        case["modality"] = block["target"][position % 3]
 
 
 @pytest.mark.parametrize(
@@ -64,13 +69,14 @@ def batch_of_one(plans: dict[str, Any]) -> None:
         ({"change_dataset": unknown_label}, CrossmodError, "'Aorta'"),
         ({"change_dataset": regions}, NotImplementedError, "stock nnU-Net trainer"),
         ({"change_plans": cascade}, NotImplementedError, "3d_fullres or 2d"),
-        ({"change_plans": batch_of_one}, CrossmodError, "at least 2"),
+        ({"change_dataset": three_targets}, CrossmodError, "at least 3"),
         ({"configuration": "4d"}, CrossmodError, "3d_fullres"),
         ({"change_dataset": no_modality_channel}, CrossmodError, "noNorm"),
         ({"fpc_wait": 1}, CrossmodError, "fpc_weight"),
         ({"patch_size": [16, 16, 16]}, CrossmodError, "2 positive numbers"),
         ({"csc_stage": 9}, CrossmodError, "csc_stage = 9"),
-        ({"warm_up": 30}, CrossmodError, "warm_up"),
+        ({"warm_up": 30}, CrossmodError, "warm_up = 30; it must be a number at least 0 and at most 1"),
+        ({"fpc_weight": -1}, CrossmodError, "fpc_weight = -1"),
         ({"fpc_temperature": 0}, CrossmodError, "above 0"),
         ({"num_epochs": 0}, CrossmodError, "at least 1"),
         ({"fpc_weight": "much"}, CrossmodError, "a number"),

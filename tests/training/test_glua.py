@@ -68,7 +68,7 @@ def test_the_switch_is_an_epoch_and_both_stages_get_one(
     share: float, epochs: int, switch: int, make: MakeTrainer
 ) -> None:
     trainer = make(stage_1=share, num_epochs=epochs)
-    assert trainer.first_segmenter_epoch() == switch
+    assert trainer.stage_2 == switch
     phases = []
     for epoch in (switch - 1, switch):
         trainer.current_epoch = epoch
@@ -107,7 +107,7 @@ def test_stage_2_shows_the_segmenter_translated_source_and_real_target(
 ) -> None:
     """Poisoned raw source never arrives; the translator is in evaluation mode and gets no gradient."""
     trainer = at(started(make()), 1)
-    monkeypatch.setattr(trainer, "augment_intensity", lambda batch: batch)
+    monkeypatch.setattr(trainer, "augmented", lambda batch: batch)
     shown = []
     network = trainer.network.forward
 
@@ -151,7 +151,7 @@ def test_translated_source_keeps_its_labels_and_its_modality(make: MakeTrainer) 
 def test_stage_1_terms_are_those_of_the_paper(configuration: str, mode: str, make: MakeTrainer) -> None:
     trainer = started(make(configuration, style_mode=mode, gan_loss="least_squares"))
     batch = loaded_batch(trainer)
-    outputs = trainer.forward(batch)
+    outputs = trainer.transfer(batch)
     losses = trainer.translator_objective(batch, outputs)
     network = trainer.translator.generator
     x = trainer.translator.shown(batch.images)
@@ -175,11 +175,11 @@ def test_stage_1_terms_are_those_of_the_paper(configuration: str, mode: str, mak
 def test_the_image_discriminator_gets_real_images_and_detached_translations(make: MakeTrainer) -> None:
     trainer = started(make(gan_loss="least_squares"))
     batch = loaded_batch(trainer)
-    outputs = trainer.forward(batch)
+    outputs = trainer.transfer(batch)
     losses = trainer.image_discriminator_objective(batch, outputs)
     judge = trainer.image_discriminator
-    expected = (judge(outputs.images, outputs.of) ** 2).mean() + (
-        (judge(outputs.translated, outputs.into) - 1) ** 2
+    expected = (judge(outputs.images, outputs.modality) ** 2).mean() + (
+        (judge(outputs.translated, outputs.wanted) - 1) ** 2
     ).mean()
     torch.testing.assert_close(losses.terms["tell"], expected / 2)
     losses.total().backward()
@@ -196,7 +196,7 @@ def test_more_than_two_modalities_take_turns(make: MakeTrainer) -> None:
             case["modality"] = "t2"
 
     def six(plans: dict[str, Any]) -> None:
-        plans["configurations"]["2d"]["batch_size"] = 6
+        plans["configurations"]["2d"]["batch_size"] = 3
 
     trainer = make(change_dataset=third, change_plans=six)
     trainer.initialize()
@@ -208,8 +208,8 @@ def test_more_than_two_modalities_take_turns(make: MakeTrainer) -> None:
     for iteration in range(2):
         trainer.iteration = iteration
         outputs = trainer.transfer(batch)
-        assert not (outputs.of == outputs.into).any()
-        seen.append(outputs.into.tolist())
+        assert not (outputs.modality == outputs.wanted).any()
+        seen.append(outputs.wanted.tolist())
     assert seen == [[1, 2, 0, 1, 2, 0], [2, 0, 1, 2, 0, 1]]
     wanted = []
     trainer.translate = lambda images, modality, into: wanted.append(into.tolist()) or images
@@ -282,6 +282,7 @@ def test_d1_is_never_in_the_segmenters_optimiser_nor_moved_by_its_step(make: Mak
     trainer.train_step(next(trainer.dataloader_train))
     assert all(torch.equal(a, b) and b.grad is None and not b.requires_grad for a, b in zip(before, d1, strict=True))
     trainer.playing = lambda: [by_name["local_discriminator"]]
+    by_name["local_discriminator"].forward = lambda batch, outputs: trainer.forward(batch)
     rest = {name: w.clone() for name, w in trainer.bare_network.state_dict().items() if "local_disc" not in name}
     trainer.train_step(next(trainer.dataloader_train))
     assert not any(torch.equal(a, b) for a, b in zip(before, d1, strict=True))

@@ -165,7 +165,7 @@ def test_translated_scans_are_judged_where_these_train_the_segmenter(
     shown: list[int] = []
     original = trainer.validation_images
     monkeypatch.setattr(trainer, "validation_images", lambda batch: shown.append(len(batch.cases)) or original(batch))
-    first = trainer.first_segmenter_epoch()
+    first = trainer.segmenter.first_epoch
     for epoch in range(first + 1):
         trainer.current_epoch = epoch
         epochs(trainer, 1)

@@ -1,0 +1,122 @@
+"""The base of trainers whose segmenter learns from source scans translated into the target's style."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from nnunet_crossmod.data import CrossModalBatch
+from nnunet_crossmod.nn import ImageTranslator
+from nnunet_crossmod.training.collapse import collapse_warnings, foreground_variance
+from nnunet_crossmod.training.losses import Losses
+from nnunet_crossmod.training.trainer import CrossModalTrainer
+
+__all__ = ["CollapseTerms", "TranslatingTrainer", "TranslationMode"]
+
+TranslationMode = Literal["volume", "slices"]
+"""In 3D: a 3D translator, or the papers' 2D one slice by slice, whose slices may flicker. In 2D there is one way."""
+
+
+class CollapseTerms(NamedTuple):
+    """The logged terms, ``player/term``, by which a failing translation is detected.
+
+    ``fool`` is the translator's least-squares loss, 1 where every fake is detected, ``detect`` the discriminator's.
+    """
+
+    translator: str
+    fool: str
+    detect: str
+    advice: str
+
+
+class TranslatingTrainer(CrossModalTrainer):
+    """Source scans are translated in the training step, with their labels; the segmenter sees them and real targets.
+
+    Intensities are augmented after the translation: the translator sees the scans as they are.
+    """
+
+    translator: ImageTranslator
+    collapse_terms: ClassVar[CollapseTerms]
+    keeps_modality: ClassVar[bool] = True
+    """Whether a translated source scan is still shown to the network as one of its own modality."""
+
+    @classmethod
+    def build_translator(cls, plans: Any, configuration: Any, channels: int) -> ImageTranslator:
+        """The translator of images of ``channels`` channels, z-scores in and out; ``crossmod translate`` loads it.
+
+        Args:
+            plans: nnU-Net's plans manager.
+            configuration: nnU-Net's configuration manager.
+            channels: image channels.
+        """
+        raise NotImplementedError(f"{cls.__name__} does not say what its translator is")
+
+    @property
+    def translates(self) -> bool:
+        """Whether there is a translator at all: an ablation may leave it out."""
+        return True
+
+    @property
+    def augments_in_objective(self) -> bool:
+        return self.translates
+
+    def as_target(self, images: Tensor, modality: Tensor) -> Tensor:
+        """Source images (n, c, *s), z-scores, of the given modalities (n,) in the target's style; without gradient."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it translates")
+
+    def as_segmented(self, batch: CrossModalBatch, translated: Tensor) -> CrossModalBatch:
+        """What the segmenter sees: translated source with the source's labels, and real target, both augmented."""
+        images, modality = batch.images.clone(), batch.modality.clone()
+        images[batch.source_rows] = translated
+        if not self.keeps_modality:
+            modality[batch.source_rows] = self.first_target
+        return self.augmented(replace(batch, images=images, modality=modality))
+
+    @property
+    def first_target(self) -> int:
+        """Index of the first target modality."""
+        return self.block.modalities.index(self.block.target[0])
+
+    def validation_images(self, batch: CrossModalBatch) -> Tensor:
+        """Online validation on what the segmenter is trained for: annotated source scans are translated."""
+        if not self.translates:
+            return batch.images
+        images, rows = batch.images.clone(), batch.source_rows
+        images[rows, :-1] = self.as_target(images[rows, :-1], batch.modality[rows])
+        if not self.keeps_modality:
+            images[rows, -1:] = (images[rows, -1:] > 0) * (1.0 + self.first_target)
+        return images
+
+    def source_foreground(self, batch: CrossModalBatch) -> Tensor:
+        """Where the source's labels are a structure (n, *s), in slices where the translator works slice by slice."""
+        return self.translator.sliced(batch.foreground[batch.source_rows, None])[:, 0]
+
+    def add_variances(self, losses: Losses, source: Tensor, translated: Tensor, foreground: Tensor) -> Losses:
+        """Log the foreground variances of source images and of their translations (n, c, *s), on the same scale."""
+        losses.add("source_variance", foreground_variance(source, foreground), 0.0)
+        return losses.add("translated_variance", foreground_variance(translated.detach(), foreground), 0.0)
+
+    def review(self, means: Mapping[str, float]) -> None:
+        """Warn of a translator that has collapsed and of a discriminator that is saturated."""
+        terms = self.collapse_terms
+        if terms.fool not in means:
+            return
+        variances = [means[f"{terms.translator}/{which}_variance"] for which in ("source", "translated")]
+        for warning in collapse_warnings(*variances, means[terms.fool], means[terms.detect], tie=terms.advice):
+            self.print_to_log_file(f"WARNING: {warning}")
+
+    def draw_translations(
+        self, folder: Path, source: Tensor, translated: Tensor, target: Tensor, direction: str = ""
+    ) -> None:
+        """Draw scans, their translations and scans of the wanted modality below each other."""
+        from nnunet_crossmod.evaluation.translation_grid import translation_grid
+
+        epoch = int(self.current_epoch)
+        name, title = f"epoch_{epoch:04d}", f"epoch {epoch}"
+        if direction:
+            name, title = f"{name}_{direction}", f"{title}, {direction}"
+        translation_grid(source, translated, target, folder / "translations" / f"{name}.png", title)
