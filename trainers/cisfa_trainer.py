@@ -260,7 +260,7 @@ class CISFATrainer(CrossModalTrainer):
             self.print_to_log_file(f"WARNING: {warning}")
 
     def draw(self, batch: CrossModalBatch, folder: Path) -> None:
-        from nnunet_crossmod.evaluation.translation_grid import translation_grid
+        from nnunet_crossmod.pictures.translation_grid import translation_grid
 
         source, target = batch.images[batch.source_rows], batch.images[batch.target_rows]
         file = folder / "translations" / f"epoch_{self.current_epoch:04d}.png"

@@ -353,7 +353,7 @@ class GLUATrainer(CrossModalTrainer):
 
     def draw(self, batch: CrossModalBatch, folder: Path) -> None:
         if self.style_transfer:
-            from nnunet_crossmod.evaluation.translation_grid import translation_grid
+            from nnunet_crossmod.pictures.translation_grid import translation_grid
 
             source, target = batch.source, batch.target
             for direction, here, there in (("to_target", source, target), ("to_source", target, source)):
@@ -363,7 +363,7 @@ class GLUATrainer(CrossModalTrainer):
                 file = folder / "translations" / f"epoch_{self.current_epoch:04d}_{direction}.png"
                 translation_grid(here.images, made, there.images, file, f"epoch {self.current_epoch}, {direction}")
         if self.local_alignment and not self.in_stage_1():
-            from nnunet_crossmod.evaluation.feature_mask_grid import feature_mask_grid
+            from nnunet_crossmod.pictures.feature_mask_grid import feature_mask_grid
 
             target = batch.target
             maps = self.bare_network(target.images, target.modality, features=True)

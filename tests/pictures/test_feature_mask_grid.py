@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from nnunet_crossmod.evaluation.feature_mask_grid import feature_mask_grid
+from nnunet_crossmod.pictures.feature_mask_grid import feature_mask_grid
 
 
 @pytest.mark.parametrize("size", [(32, 24), (5, 32, 24)])
@@ -21,7 +21,7 @@ def test_a_row_a_sample_at_any_resolution_of_the_mask(size: tuple[int, ...], tmp
 
 def test_a_mask_that_is_nothing_anywhere_can_be_drawn(tmp_path: Path) -> None:
     file = feature_mask_grid(torch.zeros(1, 8, 8), torch.zeros(1, 2, 2), torch.zeros(1, 8, 8), tmp_path / "none.png")
-    assert file.stat().st_size > 1000
+    assert imread(file).std() > 0.1
 
 
 def test_where_the_mask_is_strong_shows(tmp_path: Path) -> None:
