@@ -19,7 +19,7 @@ ALLOWED = {
     "pictures": {"pictures", "data", "nn", "losses", "errors"},
     "training": {"training", "pictures", "data", "nn", "losses", "errors", "pseudo_labels", "prototypes"},
     "inference": {"inference", "data", "nn", "losses", "device", "errors", "paths"},
-    "evaluation": {"evaluation", "data", "nn", "losses", "errors", "paths"},
+    "evaluation": {"evaluation", "pictures", "data", "nn", "losses", "errors", "paths"},
     "report": {
         "report",
         "evaluation",

@@ -147,7 +147,7 @@ def contours(image: Path, reference: Path, prediction: Path, labels: Mapping[str
             mask = np.pad(segmentation == value, 1)  # a contour closes at the border, too
             if mask.any():
                 across, down = np.arange(mask.shape[1]) - 1, np.arange(mask.shape[0]) - 1
-                axes.contour(across, down, mask, levels=[0.5], colors=[colour], linestyles=line, linewidths=1.3)
+                axes.contour(across, down, mask, levels=[0.5], colors=[colour], linestyles=line, linewidths=2.0)
     axes.set(xlim=(-0.5, shown.shape[1] - 0.5), ylim=(shown.shape[0] - 0.5, -0.5))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -71,10 +71,10 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
     )
     if record:
         scores = pd.concat([_scores(run) for run in runs])
-        roles, tolerance = Roles(**record["roles"]), float(record["tolerance_mm"])
+        roles = Roles(**record["roles"])
         compared = compare(scores, methods, roles, block.target)
         conclusion = conclude(compared, block.target, roles)
-        sections += _tables(scores, compared, roles, block, tolerance)
+        sections += _tables(scores, compared, roles, block)
         sections.append(
             _overlays(scores, runs, block, dataset_folder("nnUNet_raw", dataset), dataset_json["file_ending"])
         )
@@ -83,6 +83,8 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
         checkpoint = record["checkpoint"] if record else "checkpoint_final.pth"
         sections.append(_clusters(_first_of_each(runs), block, checkpoint, device))
     sections.append(_pictures(_first_of_each(runs)))
+    if record:
+        sections.append(Section("Terms", [Group(terms=meanings_of_columns(record["tolerance_mm"]))]))
     lead = f"From {', '.join(block.source)} (labels) to {', '.join(block.target)}; {len(runs)} trainings"
     lead += f" in {record['configuration']}" if record else ""
     page = render(f"{name}: cross-modality segmentation", conclusion, lead, sections)
@@ -177,9 +179,7 @@ def _methods(methods: Sequence[str]) -> Key:
     return Key("Methods", entries)
 
 
-def _tables(
-    scores: pd.DataFrame, compared: pd.DataFrame, roles: Roles, block: CrossmodBlock, tolerance: float
-) -> list[Section]:
+def _tables(scores: pd.DataFrame, compared: pd.DataFrame, roles: Roles, block: CrossmodBlock) -> list[Section]:
     sections = []
     for modality in (*block.target, *block.source):
         rows = compared[compared["modality"] == modality]
@@ -206,8 +206,6 @@ def _tables(
                 notes=[note],
             )
         )
-    words = Group("What the columns mean and how the metrics are computed", terms=meanings_of_columns(tolerance))
-    sections.append(Section("Terms", [words]))
     return sections
 
 
@@ -273,7 +271,7 @@ def _clusters(runs: Sequence[_Run], block: CrossmodBlock, checkpoint: str, devic
             [colours[int(organ)] for organ in embeddings.organs],
             embeddings.modality.tolist(),
         )
-        separation = ", ".join(f"by {name} {value:.2f}" for name, value in silhouettes.items())
+        separation = ", ".join(f"by {name} {round(value, 2) + 0.0:.2f}" for name, value in silhouettes.items())
         caption = f"{run.method}: {len(embeddings.patches)} organs; silhouette {separation}"
         if caution := untranslated(run.results.parent.name.split("__")[0], block.source):
             caption += f". {caution}"

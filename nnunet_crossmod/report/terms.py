@@ -9,7 +9,7 @@ from nnunet_crossmod.evaluation.metrics import CONVENTIONS
 __all__ = ["SELECTION", "meaning_of_loss", "meanings_of_columns"]
 
 SELECTION = {
-    "criterion": "product of the three figures below; the checkpoint with the best running mean is kept",
+    "criterion": "source_dice x certainty x balance; the checkpoint with the best running mean is kept",
     "source_dice": "Dice of online validation, on what training may see",
     "certainty": "how certain the predictions on the target are: 0 uniform doubt, 1 certain",
     "balance": "whether structures take the same share of the voxels in target and source: 0 no, 1 yes",
@@ -59,8 +59,10 @@ def meanings_of_columns(tolerance: float) -> dict[str, str]:
     """
     return {
         "Dice": f"overlap of prediction and reference, 0 none, 1 perfect: {CONVENTIONS['dice']}",
-        "HD95": f"distance between the outlines at their 95th percentile, lower is better: {CONVENTIONS['hd95']}",
-        "ASSD": f"mean distance between the outlines, lower is better: {CONVENTIONS['assd']}",
+        "HD95": f"distance between the outlines at their 95th percentile, in mm, lower is better: "
+        f"{CONVENTIONS['hd95'].removeprefix('mm; ')}",
+        "ASSD": f"mean distance between the outlines, in mm, lower is better: "
+        f"{CONVENTIONS['assd'].removeprefix('mm; ')}",
         "NSD": f"agreement of the outlines (surface Dice) at a tolerance of {tolerance:g} mm, 0 none, 1 perfect: "
         f"{CONVENTIONS['nsd']}",
         "surface": CONVENTIONS["surface"],
