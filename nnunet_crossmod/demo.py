@@ -14,8 +14,9 @@ from nnunet_crossmod.commands import FOLDERS, predict, run_logged, train, use_fo
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.device import device_of
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.evaluation import Row, evaluate_folder, prediction_grid, summarise
+from nnunet_crossmod.evaluation import evaluate_folder, summarise
 from nnunet_crossmod.paths import dataset_folder
+from nnunet_crossmod.pictures import Row, prediction_grid
 from nnunet_crossmod.plans import configure, write_plans
 
 __all__ = ["run_demo"]

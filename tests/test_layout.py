@@ -16,9 +16,23 @@ ALLOWED = {
     "losses": {"losses"},
     "nn": {"nn", "losses", "errors"},
     "data": {"data", "nn", "losses", "errors"},
-    "training": {"training", "data", "nn", "losses", "errors", "pseudo_labels", "prototypes"},
+    "pictures": {"pictures", "data", "nn", "losses", "errors"},
+    "training": {"training", "pictures", "data", "nn", "losses", "errors", "pseudo_labels", "prototypes"},
     "inference": {"inference", "data", "nn", "losses", "device", "errors", "paths"},
-    "evaluation": {"evaluation", "data", "nn", "losses", "errors", "paths"},
+    "evaluation": {"evaluation", "pictures", "data", "nn", "losses", "errors", "paths"},
+    "report": {
+        "report",
+        "evaluation",
+        "pictures",
+        "inference",
+        "training",
+        "data",
+        "nn",
+        "losses",
+        "errors",
+        "paths",
+        "pseudo_labels",
+    },
 }
 HEAVY = {"monai", "matplotlib", "pandas", "sklearn"}
 

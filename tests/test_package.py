@@ -43,6 +43,7 @@ def test_wheel_has_one_top_level_name_and_all_files(wheel: Path) -> None:
         for file in (ROOT / folder).glob("*.py"):
             assert f"nnunet_crossmod/{inside}/{file.name}" in names
     assert "nnunet_crossmod/py.typed" in names
+    assert "nnunet_crossmod/report/page.html.jinja" in names
     assert any(name.endswith("entry_points.txt") for name in names)
 
 

@@ -158,7 +158,7 @@ class EAMTrainer(CrossModalTrainer):
         return torch.stack(terms).sum()
 
     def draw(self, batch: CrossModalBatch, folder: Path) -> None:
-        from nnunet_crossmod.evaluation.semantic_pictures import draw_correlations, draw_semantic_maps
+        from nnunet_crossmod.pictures.semantic_maps import draw_correlations, draw_semantic_maps
 
         maps = self.look(self.bare_network, batch).maps
         if not maps:

@@ -320,7 +320,7 @@ class GLUATrainer(TranslatingTrainer):
                 translated = self.translate(shown.images, shown.modality, wanted)
                 self.draw_translations(folder, shown.images, translated, there.images, direction)
         if self.local_alignment and self.segmenter.plays(self.current_epoch):
-            from nnunet_crossmod.evaluation.feature_mask_grid import feature_mask_grid
+            from nnunet_crossmod.pictures.feature_mask_grid import feature_mask_grid
 
             maps = self.bare_network(target.images, target.modality, features=True)
             file = folder / "local_feature_mask" / f"epoch_{self.current_epoch:04d}.png"

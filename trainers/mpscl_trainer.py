@@ -209,7 +209,7 @@ class MPSCLTrainer(AdvEntTrainer):
     def draw(self, batch: CrossModalBatch, folder: Path) -> None:
         if not self.bank.initialised:
             return
-        from nnunet_crossmod.evaluation.pseudo_label_pictures import pseudo_label_grid
+        from nnunet_crossmod.pictures.pseudo_label_grid import pseudo_label_grid
 
         target = batch.target
         features = self.bare_network(target.images, target.modality, features=True).decoder[self.stage]

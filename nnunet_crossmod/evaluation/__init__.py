@@ -1,4 +1,4 @@
-"""Metrics and pictures."""
+"""Scores: of a case, of a folder of predictions, and of methods side by side."""
 
 from nnunet_crossmod.evaluation.folders import (
     evaluate_folder,
@@ -9,17 +9,14 @@ from nnunet_crossmod.evaluation.folders import (
     write_evaluation,
 )
 from nnunet_crossmod.evaluation.metrics import CONVENTIONS, METRICS, Score, dice_per_structure, measure
-from nnunet_crossmod.evaluation.pictures import Row, prediction_grid
 
 __all__ = [
     "CONVENTIONS",
     "METRICS",
-    "Row",
     "Score",
     "dice_per_structure",
     "evaluate_folder",
     "measure",
-    "prediction_grid",
     "printed",
     "read_scores",
     "summarise",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
@@ -12,9 +13,10 @@ from scipy.stats import wilcoxon
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation.metrics import DIGITS, METRICS, TITLES
 
-__all__ = ["Roles", "check_roles", "compare", "gap_closed", "paired_p", "shown", "to_latex", "to_markdown"]
+__all__ = ["RECORD", "Roles", "check_roles", "compare", "gap_closed", "paired_p", "shown", "to_latex", "to_markdown"]
 
 MEAN = "mean"
+RECORD = "comparison.json"  # in the work folder of a comparison: its methods, runs and roles
 
 
 class Roles(NamedTuple):
@@ -50,7 +52,7 @@ def check_roles(methods: Sequence[str], roles: Roles) -> None:
 def compare(
     scores: pd.DataFrame, methods: Sequence[str], roles: Roles, targets: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """One row a modality and method.
+    """One row per modality and method.
 
     A case's score is its mean over the runs (seeds, folds); means, standard deviations and tests are over cases.
 
@@ -71,9 +73,10 @@ def compare(
     """
     check_roles(methods, roles)
     rows = []
-    for modality, of in scores.groupby("modality", sort=False):
-        structures = list(dict.fromkeys(of["structure"]))
-        by_case = {method: _by_case(of[of["method"] == method], structures) for method in methods}
+    for modality, scores_of_modality in scores.groupby("modality", sort=False):
+        structures = list(dict.fromkeys(scores_of_modality["structure"]))
+        scores_of = {method: scores_of_modality[scores_of_modality["method"] == method] for method in methods}
+        by_case = {method: _by_case(scores_of[method], structures) for method in methods}
         cases = by_case[methods[0]].index
         for method in methods:
             if not by_case[method].index.equals(cases):
@@ -82,8 +85,8 @@ def compare(
         # a scan without any structure has a score only where one was invented: there is nothing to pair
         mean_dice = mean_dice.dropna()
         for method in methods:
-            table, mine = by_case[method], of[of["method"] == method]
-            runs = mine.groupby(["run", "case"])["dice"].mean().groupby("run").mean()
+            table, own_scores = by_case[method], scores_of[method]
+            runs = own_scores.groupby(["run", "case"])["dice"].mean().groupby("run").mean()
             row: dict[str, object] = {"modality": modality, "method": method, "cases": len(cases), "runs": len(runs)}
             row["paired"] = len(mean_dice)
             for metric in METRICS:
@@ -92,7 +95,7 @@ def compare(
                     row[f"{metric} {structure} std"] = table[metric, structure].std()
             row["dice between runs"] = runs.std()
             for failure in ("missed", "invented"):
-                row[failure] = int((mine["status"] == failure).sum())
+                row[failure] = int((own_scores["status"] == failure).sum())
             row["gap closed"] = (
                 gap_closed(*(float(mean_dice[name].mean()) for name in (method, roles.floor, roles.ceiling)))
                 if roles.floor and roles.ceiling and (targets is None or modality in targets)
@@ -116,7 +119,7 @@ def _by_case(scores: pd.DataFrame, structures: Sequence[str]) -> pd.DataFrame:
 
 
 def shown(table: pd.DataFrame, modality: str, roles: Roles) -> pd.DataFrame:
-    """The rows of one modality as text, columns titled; what says nothing (no gap, no test) is left out."""
+    """The rows of one modality as text, columns titled; columns without a figure (no gap, no test) are left out."""
     rows = table[table["modality"] == modality]
     structures = [name.removeprefix("dice ") for name in rows.columns if name.startswith("dice ")]
     structures = [name for name in structures if not name.endswith(" std") and name != "between runs"]
@@ -159,27 +162,10 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 def to_latex(table: pd.DataFrame, caption: str) -> str:
     """A table of text as LaTeX, with booktabs."""
-    head, *lines = [
-        " & ".join(_latex(cell) for cell in line) + r" \\"
-        for line in [list(table.columns), *table.astype(str).to_numpy().tolist()]
-    ]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{_latex(caption)}}}",
-            rf"\begin{{tabular}}{{l{'c' * (len(table.columns) - 1)}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
+    latex: str = table.to_latex(
+        index=False,
+        escape=True,
+        caption=re.sub(r"([&%#_$])", r"\\\1", caption),
+        column_format="l" + "c" * (len(table.columns) - 1),
     )
-
-
-def _latex(text: str) -> str:
-    for character in "&%#_":
-        text = text.replace(character, f"\\{character}")
-    return text.replace(" ± ", r" $\pm$ ").replace("–", "--").replace("< ", "$<$ ")
+    return latex.replace(" ± ", r" $\pm$ ").replace("–", "--").replace("< ", "$<$ ").rstrip()

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.evaluation.pictures import COLOURS, colours_of, overlay
+from nnunet_crossmod.pictures.overlays import COLOURS, colours_of, overlay
 
 __all__ = ["ScanFacts", "contact_sheet", "examine_scan", "overview_table"]
 

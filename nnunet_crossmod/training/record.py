@@ -1,14 +1,13 @@
-"""The record of a training: ``losses.jsonl`` (one row an epoch) and ``losses.png`` (one panel a term)."""
+"""The record of a training: ``losses.jsonl`` (one row per epoch) and ``losses.png`` (one panel per term)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LossRecord", "draw_curves", "read_rows"]
+__all__ = ["LossRecord", "read_rows"]
 
 
 class LossRecord:
@@ -36,7 +35,9 @@ class LossRecord:
 
     def draw(self) -> None:
         """Redraw the picture."""
-        draw_curves(self.rows, self.picture)
+        from nnunet_crossmod.pictures.curves import draw_losses
+
+        draw_losses(self.rows, self.picture)
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -50,33 +51,3 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:  # the last line of a training that was killed while writing
             break
     return rows
-
-
-def draw_curves(rows: list[dict[str, Any]], picture: Path) -> None:
-    """One panel a loss term (columns named ``player/term``), epochs along the x axis, a dotted line at a new phase."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(name for row in rows for name in row if "/" in name))
-    if not names:
-        return
-    # nnU-Net's own plots leave seaborn's poster-sized fonts behind
-    with style.context("default"):
-        columns = min(3, len(names))
-        lines = -(-len(names) // columns)
-        figure = Figure(figsize=(4.2 * columns, 2.8 * lines), layout="constrained")
-        for position, name in enumerate(names, start=1):
-            axes = figure.add_subplot(lines, columns, position)
-            points = [(row["epoch"], row[name]) for row in rows if name in row]
-            axes.plot(
-                [x for x, _ in points], [y for _, y in points], marker="." if len(points) < 30 else "", color="C0"
-            )
-            axes.set_title(name, fontsize=10)
-            axes.set_xlim(-0.5, max(row["epoch"] for row in rows) + 0.5)
-            axes.grid(alpha=0.3)
-            for before, after in pairwise(rows):
-                if before.get("phase") != after.get("phase"):
-                    axes.axvline(after["epoch"] - 0.5, color="0.4", linestyle=":", linewidth=1)
-            if position > len(names) - columns:
-                axes.set_xlabel("epoch")
-        figure.savefig(picture, dpi=100)

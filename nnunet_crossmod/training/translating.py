@@ -113,7 +113,7 @@ class TranslatingTrainer(CrossModalTrainer):
         self, folder: Path, source: Tensor, translated: Tensor, target: Tensor, direction: str = ""
     ) -> None:
         """Draw scans, their translations and scans of the wanted modality below each other."""
-        from nnunet_crossmod.evaluation.translation_grid import translation_grid
+        from nnunet_crossmod.pictures.translation_grid import translation_grid
 
         epoch = int(self.current_epoch)
         name, title = f"epoch_{epoch:04d}", f"epoch {epoch}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from nnunet_crossmod.evaluation.semantic_pictures import draw_correlations, draw_semantic_maps
+from nnunet_crossmod.pictures.semantic_maps import draw_correlations, draw_semantic_maps
 
 CLASSES = ["background", "Myo", "LV"]
 

@@ -41,7 +41,7 @@ def organ_embeddings(
         results: the fold's folder.
         checkpoint: file name of the model.
         device: ``cpu``, ``cuda`` or ``mps``.
-        batches: of the planned batch size.
+        batches: how many, of the planned batch size.
         patch_size: width of the cube in bottleneck voxels.
         seed: of the crops.
 
@@ -66,10 +66,10 @@ def organ_embeddings(
     state = np.random.get_state()
     np.random.seed(seed)
     try:
-        found = [_of_batch(network, next(loader), block, device, patch_size) for _ in range(batches)]
+        batches_embedded = [_embed(network, next(loader), block, device, patch_size) for _ in range(batches)]
     finally:
         np.random.set_state(state)
-    return Embeddings(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    return Embeddings(*(np.concatenate(parts) for parts in zip(*batches_embedded, strict=True)))
 
 
 def _scans(folder: Path, results: Path, block: CrossmodBlock) -> list[str]:
@@ -78,13 +78,13 @@ def _scans(folder: Path, results: Path, block: CrossmodBlock) -> list[str]:
     validation = list(block.cases) if fold == "all" else splits[int(fold)]["val"]
     chosen = []
     for modality in block.modalities:
-        of = [name for name, case in block.cases.items() if case.modality == modality]
-        chosen += [name for name in of if name in validation] or of
+        names = [name for name, case in block.cases.items() if case.modality == modality]
+        chosen += [name for name in names if name in validation] or names
     return chosen
 
 
 @torch.no_grad()
-def _of_batch(
+def _embed(
     network: nn.Module, loaded: dict[str, Any], block: CrossmodBlock, device: str, patch_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     modality = torch.tensor([block.modality_index(str(key)) for key in loaded["keys"]], device=device)
@@ -104,7 +104,7 @@ def clusters(embeddings: Embeddings, most: int = 600) -> tuple[Embeddings, np.nd
 
     Args:
         embeddings: at least ten.
-        most: more are thinned evenly.
+        most: how many to show at most; more are thinned evenly.
 
     Returns:
         those that are shown; their places (p, 2) by t-SNE on cosine distances; the mean silhouettes (−1 … 1, cosine) of
@@ -117,7 +117,7 @@ def clusters(embeddings: Embeddings, most: int = 600) -> tuple[Embeddings, np.nd
     from sklearn.metrics import silhouette_score
 
     if len(embeddings.patches) < 10:
-        raise CrossmodError(f"{len(embeddings.patches)} organs are too few to draw")
+        raise CrossmodError(f"{len(embeddings.patches)} organs are too few to draw (at least 10)")
     step = -(-len(embeddings.patches) // most)
     shown = Embeddings(*(part[::step] for part in embeddings))
     perplexity = min(30.0, (len(shown.patches) - 1) / 3)
@@ -125,9 +125,9 @@ def clusters(embeddings: Embeddings, most: int = 600) -> tuple[Embeddings, np.nd
         shown.patches
     )
     groups: Sequence[tuple[str, np.ndarray]] = (("organ", shown.organs), ("modality", shown.modality))
-    told = {
-        name: float(silhouette_score(shown.patches, of, metric="cosine"))
-        for name, of in groups
-        if 1 < len(np.unique(of)) < len(of)
+    silhouettes = {
+        name: float(silhouette_score(shown.patches, group, metric="cosine"))
+        for name, group in groups
+        if 1 < len(np.unique(group)) < len(group)
     }
-    return shown, places, told
+    return shown, places, silhouettes

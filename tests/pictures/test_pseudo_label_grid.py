@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_crossmod.evaluation.pictures import colours_of
-from nnunet_crossmod.evaluation.pseudo_label_pictures import pseudo_label_grid
+from nnunet_crossmod.pictures.overlays import colours_of
+from nnunet_crossmod.pictures.pseudo_label_grid import pseudo_label_grid
 
 
 @pytest.mark.parametrize(("size", "coarse"), [((32, 32), (8, 8)), ((4, 32, 32), (4, 8, 8))])

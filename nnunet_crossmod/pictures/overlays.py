@@ -1,9 +1,10 @@
-"""Pictures to judge predictions by eye."""
+"""Label maps over scans, to judge predictions by eye."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from colorsys import hsv_to_rgb
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +18,12 @@ from matplotlib.patches import Patch
 
 __all__ = ["Row", "add_legend", "colours_of", "contours", "image_grid", "overlay", "prediction_grid"]
 
+# told apart on grey scans, on white and on near-black
 COLOURS = ("#e6550d", "#3182bd", "#31a354", "#756bb1", "#d6b616", "#17becf", "#e377c2", "#8c564b")
 
 
 class Row(NamedTuple):
-    """One line of the grid: an image, its reference and one predicted label map per column."""
+    """One row of the grid: an image, its reference and one predicted label map per column."""
 
     title: str
     image: Path
@@ -30,8 +32,11 @@ class Row(NamedTuple):
 
 
 def colours_of(labels: Mapping[str, int]) -> dict[int, tuple[float, float, float]]:
-    """A colour for every foreground label value."""
-    return {value: to_rgb(COLOURS[i % len(COLOURS)]) for i, value in enumerate(labels.values())}
+    """A colour for every foreground label value; the same one in every picture, whatever the order of the names."""
+    values = sorted(labels.values())
+    if len(values) <= len(COLOURS):
+        return {value: to_rgb(colour) for value, colour in zip(values, COLOURS, strict=False)}
+    return {value: hsv_to_rgb(i / len(values), 0.9, 0.9) for i, value in enumerate(values)}
 
 
 def overlay(
@@ -54,7 +59,7 @@ def image_grid(file: Path, rows: int, columns: Sequence[str], width: float = 2.3
 
     Args:
         file: the picture to write; its folder is made if need be.
-        rows: lines of the grid.
+        rows: how many rows of images.
         columns: titles.
         width: of an image, in inches.
 
@@ -80,13 +85,13 @@ def add_legend(figure: Figure, labels: Mapping[str, int]) -> None:
     figure.legend(
         handles=[Patch(color=colours[value], label=name) for name, value in labels.items()],
         loc="outside lower center",
-        ncols=len(labels),
+        ncols=min(len(labels), 8),
         frameon=False,
     )
 
 
 def prediction_grid(rows: Sequence[Row], labels: Mapping[str, int], file: Path) -> Path:
-    """Draw image, reference and predictions of one slice a case, the one with most labelled voxels.
+    """Draw image, reference and predictions of one slice per case, the one with most labelled voxels.
 
     Args:
         rows: the cases; all with the same predictions.
@@ -131,18 +136,18 @@ def contours(image: Path, reference: Path, prediction: Path, labels: Mapping[str
     labelled = np.isin(maps[0][position], list(colours)) | np.isin(maps[1][position], list(colours))
     box = tuple(_with_margin(labelled.max(axis)) for axis in (1, 0))
     shown, expected, predicted = (array[position][box] for array in (volume, *maps))
-    low, high = np.percentile(shown, (1, 99.5))
+    darkest, brightest = np.percentile(shown, (1, 99.5))
     ratio = scan.GetSpacing()[1] / scan.GetSpacing()[0]
     figure = Figure(figsize=(3.2, 3.2 * shown.shape[0] * ratio / shown.shape[1]), dpi=130)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(shown, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect="auto")
+    axes.imshow(shown, cmap="gray", vmin=darkest, vmax=max(brightest, darkest + 1e-6), aspect="auto")
     axes.set_axis_off()
     for value, colour in colours.items():
         for segmentation, line in ((expected, "--"), (predicted, "-")):
             mask = np.pad(segmentation == value, 1)  # a contour closes at the border, too
             if mask.any():
                 across, down = np.arange(mask.shape[1]) - 1, np.arange(mask.shape[0]) - 1
-                axes.contour(across, down, mask, levels=[0.5], colors=[colour], linestyles=line, linewidths=1.3)
+                axes.contour(across, down, mask, levels=[0.5], colors=[colour], linestyles=line, linewidths=2.0)
     axes.set(xlim=(-0.5, shown.shape[1] - 0.5), ylim=(shown.shape[0] - 0.5, -0.5))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -1,4 +1,4 @@
-"""Pictures of pseudo-labels: what is believed of a slice, and where it is believed."""
+"""Pictures of pseudo-labels: which labels a slice gets, and where they are trusted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_crossmod.evaluation.pictures import add_legend, colours_of, image_grid, overlay
+from nnunet_crossmod.pictures.overlays import add_legend, colours_of, image_grid, overlay
 
 __all__ = ["pseudo_label_grid"]
 
@@ -17,8 +17,8 @@ __all__ = ["pseudo_label_grid"]
 def pseudo_label_grid(
     images: Tensor, labels: Tensor, valid: Tensor, names: Mapping[str, int], file: Path, most: int = 4
 ) -> Path:
-    """Draw image, pseudo-labels, validity and valid pseudo-labels, one line a sample; of volumes the slice along the
-    first axis with most pseudo-labelled foreground.
+    """Draw image, pseudo-labels, validity and valid pseudo-labels, one row per sample; of volumes the slice along
+    the first axis with most pseudo-labelled foreground.
 
     Args:
         images: (n, *s), any scale.
@@ -26,7 +26,7 @@ def pseudo_label_grid(
         valid: (n, *f), bool.
         names: foreground structures, name → value.
         file: the picture to write.
-        most: most samples.
+        most: how many samples at most.
     """
     rows = min(most, len(images))
     size = images.shape[1:]

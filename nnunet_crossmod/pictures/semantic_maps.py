@@ -9,16 +9,16 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from nnunet_crossmod.evaluation.pictures import image_grid
+from nnunet_crossmod.pictures.overlays import image_grid
 
 __all__ = ["draw_correlations", "draw_semantic_maps"]
 
 
 def draw_correlations(matrices: Mapping[str, Sequence[np.ndarray]], classes: Sequence[str], file: Path) -> Path:
-    """Draw the correlation matrices of the modalities side by side, one line a scale.
+    """Draw the correlation matrices of the modalities side by side, one row per scale.
 
     Args:
-        matrices: modality → one matrix (z, z) a scale, lowest scale first; rows sum to 1.
+        matrices: modality → one matrix (z, z) per scale, lowest scale first; rows sum to 1.
         classes: names of the z classes.
         file: the picture to write.
     """
@@ -26,11 +26,11 @@ def draw_correlations(matrices: Mapping[str, Sequence[np.ndarray]], classes: Seq
     size = 1.2 + 0.45 * len(classes)
     figure = Figure(figsize=(size * len(matrices) + 0.8, size * scales), layout="constrained")
     grid = figure.subplots(scales, len(matrices), squeeze=False)
-    highest = max(float(matrix.max()) for of_modality in matrices.values() for matrix in of_modality)
+    highest = max(float(matrix.max()) for per_scale in matrices.values() for matrix in per_scale)
     norm = Normalize(0, highest)
-    for column, (modality, of_modality) in enumerate(matrices.items()):
+    for column, (modality, per_scale) in enumerate(matrices.items()):
         grid[0][column].set_title(modality, fontsize=10)
-        for row, matrix in enumerate(of_modality):
+        for row, matrix in enumerate(per_scale):
             axes = grid[row][column]
             shown = axes.imshow(matrix, norm=norm, cmap="viridis", interpolation="nearest")
             axes.set_xticks(range(len(classes)), classes if row == scales - 1 else [], rotation=90, fontsize=7)
@@ -56,7 +56,7 @@ def draw_semantic_maps(
     """
     with image_grid(file, len(images), ["image", *classes], width=2.0) as (_, grid):
         for line, (modality, image) in zip(grid, images.items(), strict=True):
-            picture, heat = _middle(image), [_middle(of_class) for of_class in maps[modality]]
+            picture, heat = _middle(image), [_middle(class_map) for class_map in maps[modality]]
             reach = max(float(np.abs(each).max()) for each in heat) or 1.0
             for axes, over in zip(line, [None, *heat], strict=True):
                 axes.imshow(picture, cmap="gray", vmin=np.percentile(picture, 1), vmax=np.percentile(picture, 99.5))

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from nnunet_crossmod.evaluation.pictures import image_grid
+from nnunet_crossmod.pictures.overlays import image_grid
 
 __all__ = ["translation_grid"]
 
 
 def translation_grid(source: Tensor, translated: Tensor, target: Tensor, file: Path, title: str = "") -> Path:
-    """Draw source, translation and a real target image side by side, one row a sample, on one grey scale.
+    """Draw source, translation and a real target image side by side, one row per sample, on one grey scale.
 
     Args:
         source: (n, c, *s), z-scores; the first channel is drawn, of a volume the middle slice of the first axis.

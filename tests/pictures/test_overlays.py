@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,8 @@ import SimpleITK as sitk
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nnunet_crossmod.evaluation import Row, prediction_grid
-from nnunet_crossmod.evaluation.charts import line_chart
-from nnunet_crossmod.evaluation.pictures import contours
-from nnunet_crossmod.training.record import draw_curves
+from nnunet_crossmod.pictures import Row, prediction_grid
+from nnunet_crossmod.pictures.overlays import colours_of, contours
 
 
 def write(file: Path, values: np.ndarray) -> None:
@@ -51,11 +48,31 @@ def test_the_grid_names_its_columns_and_shows_the_slice_with_most_labels(tmp_pat
     np.testing.assert_array_equal(changed, labels[2] == 1)
 
 
-def test_curves_have_one_panel_a_term(tmp_path: Path, drawn: list[Figure]) -> None:
-    rows = [{"epoch": 0, "lr": 1, "s/sup": 1.0}, {"epoch": 1, "lr": 1, "s/sup": 0.5, "s/fpc": 2.0}]
-    draw_curves(rows, tmp_path / "losses.png")
-    assert [a.get_title() for a in drawn[0].axes] == ["s/sup", "s/fpc"]
-    assert drawn[0].axes[0].xaxis.label.get_size() <= 12
+def test_structures_have_their_colours_at_their_places_in_the_file(tmp_path: Path) -> None:
+    labels = np.zeros((1, 8, 8))
+    labels[0, :, :4], labels[0, :, 4:] = 1, 2
+    write(tmp_path / "image.nii.gz", np.indices((1, 8, 8))[1] * 30)
+    write(tmp_path / "label.nii.gz", labels)
+    files = (tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
+    names = {"a": 1, "b": 2}
+    file = prediction_grid([Row("case", *files, {"AICL": files[1]})], names, tmp_path / "grid.png")
+    pixels = np.asarray(Image.open(file).convert("RGB")) / 255
+    height, width, _ = pixels.shape
+    middle = pixels[height // 4 : height // 2]
+    image, reference, prediction = (middle[:, i * width // 3 : (i + 1) * width // 3] for i in range(3))
+    assert np.ptp(image, axis=2).max() < 0.02
+    for panel in (reference, prediction):
+        for value, half in ((1, panel[:, width // 12 : width // 7]), (2, panel[:, width // 5 : width // 4])):
+            tint = half - half.min(2, keepdims=True)
+            expected = np.asarray(colours_of(names)[value])
+            expected = expected - expected.min()
+            np.testing.assert_allclose(tint.mean((0, 1)), expected / 2, atol=0.02)
+
+
+def test_colours_follow_the_values_and_never_repeat() -> None:
+    assert colours_of({"a": 1, "b": 2}) == colours_of({"b": 2, "a": 1})
+    many = {str(value): value for value in range(1, 21)}
+    assert len(set(colours_of(many).values())) == 20
 
 
 def test_contours_show_the_labelled_slice_in_the_scans_proportions(tmp_path: Path) -> None:
@@ -76,16 +93,3 @@ def test_contours_show_the_labelled_slice_in_the_scans_proportions(tmp_path: Pat
     rows, columns = 4 + 2 * (4 // 3 + 4), 8 + 2 * (8 // 3 + 4)
     assert sizes[0] == pytest.approx(min(columns, 20) / (3 * min(rows, 20)), rel=0.1)
     assert coloured[0] > coloured[1] > 0  # the reference alone is drawn where nothing was predicted
-
-
-@pytest.mark.parametrize("points", [[(0, 1.0)], [(0, 1.0), (1, 1.0)], [(0, float("nan")), (1, 2.0), (2, -3.0)]])
-def test_line_charts_stay_in_their_frame(points: list[tuple[float, float]]) -> None:
-    chart = line_chart("term", [(0, points), (9, [])])
-    places = [tuple(map(float, place.split(","))) for place in re.findall(r"[\d.-]+,[\d.-]+", chart)]
-    places += [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.-]+)" cy="([\d.-]+)"', chart)]
-    assert len(places) == sum(np.isfinite(y) for _, y in points)
-    assert all(0 <= x <= 320 and 0 <= y <= 200 for x, y in places)
-
-
-def test_a_chart_of_nothing_is_nothing() -> None:
-    assert line_chart("term", [(0, []), (1, [(0, float("nan"))])]) == ""
