@@ -97,7 +97,7 @@ def test_projection_heads_are_trained(make: MakeTrainer) -> None:
 
 
 def test_optimisers_are_adam_at_constant_rate(make: MakeTrainer) -> None:
-    trainer = started(make())
+    trainer = started(make(adam_betas=[0.5, 0.999], lr_schedule="constant"))
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
     for player in trainer.players:
@@ -403,7 +403,7 @@ def test_the_command_translates_as_the_trainer_does(make: MakeTrainer, nnunet: d
     images = np.random.default_rng(0).normal(size=(1, 3, *patch)).astype(np.float32)
     found = translation.translate(images, 0, 1)
     with torch.no_grad():
-        expected = trainer.translate(torch.from_numpy(images).movedim(1, 0)).movedim(0, 1)
+        expected = trainer.as_target(torch.from_numpy(images).movedim(1, 0)).movedim(0, 1)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 

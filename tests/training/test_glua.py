@@ -381,8 +381,8 @@ def test_without_style_transfer_there_is_one_stage_on_raw_source(make: MakeTrain
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"stage_1": 1.0}, "style_transfer=false"),
-        ({"stage_1": 0.0}, "style_transfer=false"),
+        ({"stage_1": 1.0}, "above 0 and below 1"),
+        ({"stage_1": 0.0}, "above 0 and below 1"),
         ({"num_epochs": 1}, "one a stage"),
         ({"feature_stage": 9}, "feature_stage = 9"),
         ({"feature_side": "decoder", "feature_stage": -1}, "feature_stage = -1"),
