@@ -9,6 +9,7 @@ import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .raw_dataset import Scan, add_common_arguments, annotate_shots, read_shots, write_raw_dataset
+from .raw_dataset import Deferred, Scan, add_common_arguments, annotate_shots, read_shots, write_raw_dataset
 from .raw_dataset import main as run_as_script
 from .reuse import reuse_dataset
 
@@ -114,7 +115,8 @@ class DataSet:
             dataset_id: 1 to 999.
             source: modalities whose labelled scans are annotated; their other training scans are left out.
             target: modalities to adapt to, none annotated.
-            test: a named split, or subjects by name or number. All scans of a test subject are test scans.
+            test: a named split, or subjects by name, by number or by a pattern of scan names or files. All scans of a
+                test subject are test scans.
             shots: target modality → how many of its labelled training scans are annotated all the same.
             structures: which named choice of structures to keep.
             skip_broken: leave out what is unusable instead of stopping.
@@ -204,7 +206,12 @@ class DataSet:
             metavar="NAME",
             help=f"test subjects: {explained} (default: {self.split}; with --reuse, those of that data set)",
         )
-        which.add_argument("--test", nargs="+", metavar="SUBJECT", help="test subjects, by name or number")
+        which.add_argument(
+            "--test",
+            nargs="+",
+            metavar="NAME",
+            help="test subjects by name or number, or patterns of scan names or files",
+        )
         if len(self.structures) > 1:
             parser.add_argument(
                 "--structures",
@@ -319,10 +326,10 @@ def tested_subjects(
     if not isinstance(test, str):
         tested = set()
         for word in map(str, test):
-            found = {scan.subject for scan in scans if word in (scan.subject, _number(scan.subject))}
-            if not found:
+            subjects = {scan.subject for scan in scans if _is_meant(scan, word)}
+            if not subjects:
                 raise CrossmodError(f"test subject {word!r} has no scan in the data set: correct --test")
-            tested |= found
+            tested |= subjects
         return tested
     if test == "labelled-target":
         return {scan.subject for scan in scans if scan.modality in target and scan.label is not None}
@@ -344,6 +351,16 @@ def tested_subjects(
 
 def _shuffled(names: Sequence[str], seed: int) -> list[str]:
     return [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
+
+
+def _is_meant(scan: Scan, word: str) -> bool:
+    """Whether a word of ``--test`` names a scan: its subject or number, its own name, or a pattern of name or file."""
+    if word in (scan.subject, _number(scan.subject), scan.name):
+        return True
+    if not re.search(r"[*?[]", word):
+        return False
+    file = scan.image.where if isinstance(scan.image, Deferred) else scan.image
+    return fnmatchcase(scan.name, word) or (isinstance(file, Path) and file.resolve().match(word))
 
 
 def _number(subject: str) -> str | None:

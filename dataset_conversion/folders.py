@@ -23,17 +23,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nnunet_crossmod.data.dicom_series import is_dicom_folder, read_dicom_series
+from nnunet_crossmod.data.dicom_series import read_dicom_series
 from nnunet_crossmod.errors import CrossmodError
 
 from .conversion import DataSet, Findings
 from .raw_dataset import Deferred, Scan, add_common_arguments, main, read_shots
+from .scan_files import find_scan_files
 
-ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".gipl", ".hdr")
 KEYS = {"name", "source", "target", "labels", "images", "label_files", "labels_of"}
 FLAGS = {"registered": False, "paired": True, "partial": False}
-_LABEL = re.compile(r"_(label|labels|seg|segmentation|mask|gt|manual)$")
-_IMAGE = re.compile(r"_(0000|image|img)$")
 
 
 def dataset_of(spec: Mapping[str, Any], base: Path) -> DataSet:
@@ -45,7 +43,8 @@ def dataset_of(spec: Mapping[str, Any], base: Path) -> DataSet:
     unknown = sorted(set(spec) - KEYS - set(FLAGS) - {"subject"})
     if unknown:
         raise CrossmodError(f"{unknown[0]!r} means nothing; known are {sorted(KEYS | set(FLAGS) | {'subject'})}")
-    images, label_files, own = (_table(spec, key) for key in ("images", "label_files", "labels_of"))
+    images, label_files = _places(spec, "images", base), _places(spec, "label_files", base)
+    own = _table(spec, "labels_of")
     common = _table(spec, "labels")
     for key, named in (("label_files", label_files), ("labels_of", own)):
         for modality in named:
@@ -66,13 +65,13 @@ def dataset_of(spec: Mapping[str, Any], base: Path) -> DataSet:
 
     def find(_: Sequence[Path], findings: Findings) -> Iterator[Scan]:
         for modality in images:
-            labelled = base / label_files[modality] if modality in label_files else None
-            for stem, image, label in _pairs(base / images[modality], labelled, findings):
+            for files in find_scan_files(images[modality], label_files.get(modality, []), findings):
+                stem, image, label = files.name, files.image, files.label
                 found = subject.search(stem)
                 if found is None:
                     raise CrossmodError(f'{image}: "subject" ({subject.pattern}) finds nothing in {stem!r}: correct it')
                 whose = found[1] if subject.groups else found[0]
-                name = stem if stem.lower().endswith(modality.lower()) else f"{stem}_{modality}"
+                name = stem if _says(stem, modality) else f"{stem}_{modality}"
                 name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-")
                 voxels = Deferred(image, partial(read_dicom_series, image)) if image.is_dir() else image
                 yield Scan(name, modality, whose if flags["paired"] else f"{whose}_{modality}", voxels, label)
@@ -97,13 +96,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser, source=[], target=[], input_help=None)
     parser.add_argument("--json", type=Path, metavar="FILE", help="the description, instead of the flags below")
     parser.add_argument("--name", default="Folders", help="of the data set")
-    parser.add_argument("--images", nargs="+", default=[], metavar="MODALITY=FOLDER", help="images of each modality")
-    parser.add_argument("--label-files", nargs="+", default=[], metavar="MODALITY=FOLDER", help="label maps, if any")
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="MODALITY=PLACE",
+        help="images of each modality: a folder, or a pattern in quotes ('MR=mr/image_*.nii.gz'); several are allowed",
+    )
+    parser.add_argument(
+        "--label-files",
+        nargs="+",
+        default=[],
+        metavar="MODALITY=PLACE",
+        help="label maps, if any, likewise ('MR=mr/label_*.nii.gz')",
+    )
     parser.add_argument("--labels", nargs="+", default=[], metavar="NAME=ID[,ID]", help="structures and their values")
     parser.add_argument("--subject", default=".+", metavar="REGEX", help="what of a file name is the subject")
     parser.add_argument("--registered", action="store_true", help="scans of a subject lie on one grid")
     parser.add_argument("--unpaired", action="store_true", help="equal names in two modalities are two subjects")
-    parser.add_argument("--test", nargs="+", metavar="SUBJECT", help="test subjects, by name or number (none)")
+    parser.add_argument(
+        "--test",
+        nargs="+",
+        metavar="NAME",
+        help="test subjects, by name or number, or patterns of scan names or files ('check/*'); none by default",
+    )
     parser.add_argument("--split", choices=["none", "fifth", "labelled-target"], help="a split by rule instead")
     parser.add_argument("--skip-broken", action="store_true", help="leave out what is unusable, and list it")
 
@@ -114,8 +130,8 @@ def run(args: argparse.Namespace) -> None:
         base = Path()
         spec: Any = {
             "name": args.name,
-            "images": _assignments(args.images, "--images"),
-            "label_files": _assignments(args.label_files, "--label-files"),
+            "images": _several(args.images, "--images"),
+            "label_files": _several(args.label_files, "--label-files"),
             "labels": {
                 name: [_integer(value, name) for value in values.split(",")]
                 for name, values in _assignments(args.labels, "--labels").items()
@@ -145,40 +161,28 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _pairs(images: Path, labels: Path | None, findings: Findings) -> Iterator[tuple[str, Path, Path | None]]:
-    """Name, image and label file of each scan."""
-    for folder in (images, *([labels] if labels else [])):
-        if not folder.is_dir():
-            raise CrossmodError(f"{folder} is no folder: correct the path")
-    together = labels is not None and labels.resolve() == images.resolve()
-    found: dict[str, Path] = {}
-    by_name: dict[str, Path] = {}
-    parts = [(images, found, False), *([(labels, by_name, True)] if labels else [])]
-    for folder, into, of_labels in parts:
-        for path in sorted(folder.iterdir()):
-            if not (path.name.endswith(ENDINGS) or (not of_labels and is_dicom_folder(path))):
-                continue
-            stem = next((path.name.removesuffix(end) for end in ENDINGS if path.name.endswith(end)), path.name)
-            if together and bool(_LABEL.search(stem)) is not of_labels:
-                continue
-            stem = _IMAGE.sub("", _LABEL.sub("", stem) if of_labels else stem)
-            if stem in into:
-                findings.broken(f"{into[stem]} and {path} have one name: remove or rename one")
-                continue
-            into[stem] = path
-    for stem in sorted(set(by_name) - set(found)):
-        findings.broken(f"{by_name[stem]} has no image in {images}: add it, or remove the label")
-    if not found:
-        raise CrossmodError(f"{images} holds no image ({', '.join(ENDINGS)} or DICOM folders): correct the path")
-    for stem, image in found.items():
-        yield stem, image, by_name.get(stem)
-
-
 def _table(spec: Mapping[str, Any], key: str) -> dict[str, Any]:
     table = spec.get(key, {})
     if not isinstance(table, dict) or (key == "images" and len(table) < 2):
         raise CrossmodError(f'"{key}" must be an object{" with two modalities or more" if key == "images" else ""}')
     return table
+
+
+def _places(spec: Mapping[str, Any], key: str, base: Path) -> dict[str, list[str]]:
+    """Modality → its folders and patterns."""
+    places = {}
+    for modality, value in _table(spec, key).items():
+        listed = value if isinstance(value, list) else [value]
+        if not listed or not all(isinstance(place, str) for place in listed):
+            raise CrossmodError(f'"{key}" of {modality} must be a folder, a pattern, or a list of them')
+        places[modality] = [str(base / place) for place in listed]
+    return places
+
+
+def _says(stem: str, modality: str) -> bool:
+    """Whether a file name tells its modality by itself: ``p1_T2``, ``t2_01``."""
+    name, word = stem.lower(), modality.lower()
+    return name.endswith(word) or re.match(rf"{re.escape(word)}[_-]", name) is not None
 
 
 def _ids(table: Any) -> dict[int, str]:
@@ -197,9 +201,20 @@ def _assignments(words: Sequence[str], flag: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
+def _several(words: Sequence[str], flag: str) -> dict[str, list[str]]:
+    """Like :func:`_assignments` where a name may have several values, each in a word of its own."""
+    values: dict[str, list[str]] = {}
+    for word in words:
+        for name, value in _assignments([word], flag).items():
+            values.setdefault(name, []).append(value)
+    return values
+
+
 def _integer(value: str, name: str) -> int:
     if not re.fullmatch(r"-?\d+", value):
-        raise CrossmodError(f"label {name!r} has the value {value!r}: give whole numbers")
+        raise CrossmodError(
+            f"label {name!r} has the value {value!r}: give whole numbers, and label maps with --label-files"
+        )
     return int(value)
 
 
