@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from nnunet_crossmod.data.dicom_series import read_dicom_series, read_label_stack
-
 from .conversion import DataSet, Findings, match_files
+from .dicom_series import read_dicom_series, read_label_stack
 from .raw_dataset import Deferred, Scan
 
 ORGANS = ("liver", "right kidney", "left kidney", "spleen")

@@ -23,10 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nnunet_crossmod.data.dicom_series import read_dicom_series
 from nnunet_crossmod.errors import CrossmodError
 
 from .conversion import DataSet, Findings
+from .dicom_series import read_dicom_series
 from .raw_dataset import Deferred, Scan, add_common_arguments, main, read_shots
 from .scan_files import find_scan_files
 

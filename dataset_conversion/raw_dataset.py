@@ -25,12 +25,13 @@ from tqdm import tqdm
 from nnunet_crossmod.data.atomic_folder import atomic_folder
 from nnunet_crossmod.data.block import Case, CrossmodBlock
 from nnunet_crossmod.data.image_files import check_image, check_same_grid, is_all_zero, read_image
-from nnunet_crossmod.data.splits import splits
+from nnunet_crossmod.data.modality_channel import modality_channel
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.inference.modality_channel import modality_channel
+
+from .splits import splits
 
 if TYPE_CHECKING:
-    from nnunet_crossmod.evaluation.overview import ScanFacts
+    from .overview import ScanFacts
 
 __all__ = [
     "Deferred",
@@ -177,7 +178,7 @@ def write_raw_dataset(
     dataset_json, block, divided = describe(scans)
     values = {0: 0, **(label_map or {value: value for value in labels.values()})}
     # Only now: the metrics that this package imports beside it take seconds to load.
-    from nnunet_crossmod.evaluation.overview import contact_sheet, overview_table
+    from .overview import contact_sheet, overview_table
 
     facts: list[ScanFacts] = []
     skipped = list(left_out)
@@ -439,7 +440,7 @@ def _groups(scans: Sequence[Scan], registered: bool) -> Iterator[list[Scan]]:
 def _write_group(
     group: Sequence[Scan], folder: Path, block: CrossmodBlock, values: Mapping[int, int], ignore: int
 ) -> list[ScanFacts]:
-    from nnunet_crossmod.evaluation.overview import examine_scan
+    from .overview import examine_scan
 
     images = [_read(scan) for scan in group]
     for scan, image in zip(group, images, strict=True):

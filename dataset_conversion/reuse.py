@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from nnunet_crossmod.data.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.data.block import Case, CrossmodBlock
-from nnunet_crossmod.data.raw_files import raw_files, read_case
-from nnunet_crossmod.data.splits import splits
 from nnunet_crossmod.errors import CrossmodError
 
 from .raw_dataset import FILE_ENDING, SHEET, Scan, new_dataset_folder, write_descriptions
+from .raw_files import raw_files, read_case
+from .splits import splits
 
 __all__ = ["reuse_dataset"]
 
@@ -112,7 +112,7 @@ def reuse_dataset(
     }
     skipped = [f"{len(left_out)} source scans without labels: {', '.join(left_out)}"] if left_out else []
     # Only now: the metrics that this package imports beside it take seconds to load.
-    from nnunet_crossmod.evaluation.overview import contact_sheet, examine_scan, overview_table
+    from .overview import contact_sheet, examine_scan, overview_table
 
     facts = []
     with atomic_folder(folder, replacing=existing) as complete:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from nnunet_crossmod.data.dicom_series import is_dicom_folder
 from nnunet_crossmod.errors import CrossmodError
 
 from .conversion import Findings
+from .dicom_series import is_dicom_folder
 
 __all__ = ["ENDINGS", "ScanFiles", "find_scan_files"]
 

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_crossmod.data.slice_files import read_npz_volume, read_slice_record
-
 from .conversion import DataSet, Findings
 from .raw_dataset import Deferred, Scan
+from .slice_files import read_npz_volume, read_slice_record
 
 IDS = {1: "Myo", 2: "LA", 3: "LV", 4: "AA", 5: "PA"}
 _KIND = re.compile(r"(?:^|[^a-z])(ct|mr)(?:[^a-z]|$)")

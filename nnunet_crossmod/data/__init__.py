@@ -5,6 +5,7 @@ from nnunet_crossmod.data.block import Case, CrossmodBlock
 from nnunet_crossmod.data.dataset import CrossModalDataset, RegisteredScans
 from nnunet_crossmod.data.intensity_augmentation import augment_intensity, spatial_part
 from nnunet_crossmod.data.loader import BalancedDataLoader, RegisteredDataLoader, check_batch_size
+from nnunet_crossmod.data.modality_channel import add_modality_channel
 from nnunet_crossmod.data.patches import representative_patches
 from nnunet_crossmod.data.random_convolution import random_convolution
 
@@ -17,6 +18,7 @@ __all__ = [
     "RegisteredDataLoader",
     "RegisteredScans",
     "Rows",
+    "add_modality_channel",
     "augment_intensity",
     "check_batch_size",
     "random_convolution",
