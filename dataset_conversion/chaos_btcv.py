@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from .conversion import DataSet, Findings, match_files
+from .conversion import DataSet
 from .dicom_series import read_dicom_series, read_label_stack
+from .find_files import Findings, match_files
 from .raw_dataset import Deferred, Scan
 
 ORGANS = ("liver", "right kidney", "left kidney", "spleen")

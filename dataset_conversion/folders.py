@@ -25,9 +25,11 @@ from typing import Any
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .conversion import DataSet, Findings
+from .command_line import add_common_arguments, main, read_shots
+from .conversion import DataSet
 from .dicom_series import read_dicom_series
-from .raw_dataset import Deferred, Scan, add_common_arguments, main, read_shots
+from .find_files import Findings
+from .raw_dataset import Deferred, Scan
 from .scan_files import find_scan_files
 
 KEYS = {"name", "source", "target", "labels", "images", "label_files", "labels_of"}
@@ -93,7 +95,7 @@ def dataset_of(spec: Mapping[str, Any], base: Path) -> DataSet:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of ``crossmod convert folders``."""
-    add_common_arguments(parser, source=[], target=[], input_help=None)
+    add_common_arguments(parser, source=[], target=[])
     parser.add_argument("--json", type=Path, metavar="FILE", help="the description, instead of the flags below")
     parser.add_argument("--name", default="Folders", help="of the data set")
     parser.add_argument(

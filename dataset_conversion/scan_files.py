@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .conversion import Findings
 from .dicom_series import is_dicom_folder
+from .find_files import Findings
 
 __all__ = ["ENDINGS", "ScanFiles", "find_scan_files"]
 

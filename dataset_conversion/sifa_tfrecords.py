@@ -15,7 +15,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from .conversion import DataSet, Findings
+from .conversion import DataSet
+from .find_files import Findings
 from .raw_dataset import Deferred, Scan
 from .slice_files import read_npz_volume, read_slice_record
 
