@@ -102,6 +102,7 @@ class SliceGrid:
             The image, its third axis along the normal; and one line on the loss, empty where nothing was resampled.
         """
         losses = []
+        kind = voxels.dtype
         if self.shares is not None:
             voxels = _evenly(voxels, self.shares, labels)
             losses.append(
@@ -116,18 +117,22 @@ class SliceGrid:
         direction = np.stack([self.row, self.column, step / np.linalg.norm(step)], axis=1)
         image.SetDirection(direction.ravel().tolist())
         if sheared:
+            image = image if labels else sitk.Cast(image, sitk.sitkFloat32)
             image = self._upright(image, lateral * (len(voxels) - 1), labels)
             losses.append(
                 f"gantry tilt of {self.tilt:.1f}° resampled onto upright slices: each keeps its height and is moved "
                 "in-plane by linear interpolation, which blurs by at most half a pixel"
             )
+        if losses and not labels and np.issubdtype(kind, np.integer):
+            # SimpleITK would cut the decimals off where it resamples whole numbers.
+            image = sitk.Cast(sitk.Round(image), sitk.sitkInt32 if kind.itemsize > 2 else sitk.sitkInt16)
         return image, "; ".join(losses)
 
     def _upright(self, image: sitk.Image, drift: Vector, labels: bool) -> sitk.Image:
         """A sheared image on the upright grid that holds all of it; what no slice covers gets the lowest value."""
         columns, rows, number = image.GetSize()
         moves = np.array([drift @ self.row / self.pixel[0], drift @ self.column / self.pixel[1]])
-        margin = np.ceil(np.abs(moves)).astype(int)
+        margin = np.ceil(np.abs(moves) - _TOLERATED_DRIFT).astype(int)
         before = np.where(moves < 0, margin, 0)
         origin = self.first - before[0] * self.pixel[0] * self.row - before[1] * self.pixel[1] * self.column
         direction = np.stack([self.row, self.column, self.normal], axis=1)
