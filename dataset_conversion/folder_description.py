@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -85,7 +86,9 @@ def _case_name(name: str, modality: str) -> str:
     lower, word = name.lower(), modality.lower()
     if not (lower.endswith(word) or re.match(rf"{re.escape(word)}[_-]", lower)):
         name = f"{name}_{modality}"
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-")
+    # Müller becomes Muller, as nnU-Net's files had better have plain names.
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).lstrip("._-")
 
 
 def _pattern(subject: Any) -> re.Pattern[str] | None:

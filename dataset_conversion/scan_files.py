@@ -19,6 +19,7 @@ __all__ = ["ENDINGS", "ScanFiles", "find_scan_files"]
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".gipl", ".hdr")
 _LABEL = re.compile(r"_(label|labels|seg|segmentation|mask|gt|manual)$")
 _IMAGE = re.compile(r"_(0000|image|img)$")
+_WORD = re.compile(r"_(image|img)$")
 _WILDCARD = re.compile(r"(\*\*/|\*|\?|\[[^]]+\])")
 
 Key: TypeAlias = tuple[str, ...]
@@ -95,27 +96,25 @@ def find_scan_files(images: Sequence[str], labels: Sequence[str], findings: Find
             f"the patterns {', '.join((*images, *labels))} differ in their number of wildcards, so labels cannot be "
             "assigned to images: write them alike"
         )
-    label_files: dict[Key, Path] = {}
-    for place in label_places:
-        beside_images = place in image_places
-        for path in place.files(of_labels=True):
-            if beside_images and not _LABEL.search(_stem(path)):
-                continue
-            key = place.matched_text(path) if by_pattern else (_IMAGE.sub("", _LABEL.sub("", _stem(path))),)
-            _add(label_files, key, path, findings)
-    taken = {path.resolve() for path in label_files.values()}
     found = [(place, path) for place in image_places for path in place.files(of_labels=False)]
-    stems = {(path.parent, _IMAGE.sub("", _stem(path))) for _, path in found}
+    found_labels = [
+        (place, path)
+        for place in label_places
+        for path in place.files(of_labels=True)
+        if place not in image_places or _LABEL.search(_stem(path))
+    ]
+    suffix = _image_suffix([_stem(path) for _, path in found], [_stem(path) for _, path in found_labels])
+    label_files: dict[Key, Path] = {}
+    for place, path in found_labels:
+        key = place.matched_text(path) if by_pattern else (suffix.sub("", _LABEL.sub("", _stem(path))),)
+        _add(label_files, key, path, findings)
     image_files: dict[Key, Path] = {}
     names: dict[Key, str] = {}
-    for place, path in found:
-        without_suffix = _LABEL.sub("", _stem(path))
-        is_label = without_suffix != _stem(path) and (path.parent, _IMAGE.sub("", without_suffix)) in stems
-        if is_label or path.resolve() in taken:
-            continue
-        key = place.matched_text(path) if by_pattern else (_name(place, path),)
+    for place, path in _without_labels(found, list(label_files.values()), suffix):
+        name = _name(place, path, suffix)
+        key = place.matched_text(path) if by_pattern else (name,)
         if _add(image_files, key, path, findings):
-            names[key] = _name(place, path)
+            names[key] = name
     if not image_files:
         raise CrossmodError(
             f"{', '.join(images)} holds no image ({', '.join(ENDINGS)} or DICOM folders): correct the path"
@@ -126,6 +125,27 @@ def find_scan_files(images: Sequence[str], labels: Sequence[str], findings: Find
         yield ScanFiles(names[key], image, label_files.get(key))
 
 
+def _image_suffix(images: Sequence[str], labels: Sequence[str]) -> re.Pattern[str]:
+    """What does not count at the end of an image's name: ``_0000`` does where it is the number of the scan."""
+    numbered = [stem for stem in images if re.search(r"_\d{4}$", stem)]
+    are_scans = len({stem[-4:] for stem in numbered}) > 1
+    are_channels = any(_LABEL.sub("", label) == stem[:-5] for label in labels for stem in numbered)
+    return _WORD if are_scans and not are_channels else _IMAGE
+
+
+def _without_labels(
+    found: Sequence[tuple[_Place, Path]], labels: Sequence[Path], suffix: re.Pattern[str]
+) -> Iterator[tuple[_Place, Path]]:
+    """The files that are no labels: neither named as such nor with the name of an image beside them and ``_label``."""
+    taken = {path.resolve() for path in labels}
+    images = {(path.parent, suffix.sub("", _stem(path))) for _, path in found}
+    for place, path in found:
+        image = _LABEL.sub("", _stem(path))
+        belongs_to_image = image != _stem(path) and (path.parent, suffix.sub("", image)) in images
+        if not belongs_to_image and path.resolve() not in taken:
+            yield place, path
+
+
 def _add(files: dict[Key, Path], key: Key, path: Path, findings: Findings) -> bool:
     if key in files:
         findings.broken(f"{files[key]} and {path} have one name: remove or rename one")
@@ -134,11 +154,11 @@ def _add(files: dict[Key, Path], key: Key, path: Path, findings: Findings) -> bo
     return True
 
 
-def _name(place: _Place, path: Path) -> str:
-    """The file's own name; where the pattern fixes it, as in ``*/ct.nii.gz``, what stands for the wildcards."""
-    if place.is_pattern and not _WILDCARD.search(Path(place.text).name):
-        return "_".join(text.strip("/").replace("/", "_") for text in place.matched_text(path) if text)
-    return _IMAGE.sub("", _stem(path))
+def _name(place: _Place, path: Path, suffix: re.Pattern[str]) -> str:
+    """The file's own name; what stands for the wildcards where folders are among them, as in ``*/ct.nii.gz``."""
+    if place.is_pattern and _WILDCARD.search(str(Path(place.text).parent)):
+        return "_".join(_stem(Path(text.strip("/").replace("/", "_"))) for text in place.matched_text(path) if text)
+    return suffix.sub("", _stem(path))
 
 
 def _expression(wildcard: str) -> str:

@@ -126,9 +126,10 @@ def _check_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
         EOFError: the file ends early.
         CrossmodError: NaN or infinite voxels.
     """
-    if not path.name.endswith((".nii", ".nii.gz")):
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")):
         return
-    content = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
+    content = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
     try:
         start, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
     except (ValueError, OverflowError) as error:

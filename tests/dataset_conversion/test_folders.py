@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from fabricate import labels, names, nifti, read, voxels
+from fabricate import dicom, labels, names, nifti, read, voxels
 from support import check_integrity
 
 from nnunet_crossmod.cli import main
@@ -85,6 +85,40 @@ def test_prefixes_and_folders_per_scan(tmp_path: Path, raw: Path) -> None:
     assert convert(*command, "--label-files", "MR=mr/label_*.nii.gz") == 0
     _, block = read(raw / "Dataset050_Folders")
     assert set(block.cases) == {f"image_{n}_MR" for n in range(3)} | {f"s{n}_CT" for n in range(3)}
+
+
+def test_folders_of_scans_are_part_of_their_names(tmp_path: Path, raw: Path) -> None:
+    for number in range(3):
+        nifti(tmp_path / "mr" / f"a{number}" / "image_1.nii.gz", voxels(number))
+        nifti(tmp_path / "mr" / f"a{number}" / "label_1.nii.gz", labels(number, (1,)))
+        dicom(tmp_path / "ct" / f"pat{number}" / "study" / "series4", voxels(number), [f"IM{z}" for z in range(4)])
+    command = ["--images", "MR=mr/*/image_*.nii.gz", "CT=ct/*/*/*", "--labels", "liver=1"]
+    assert convert(*command, "--label-files", "MR=mr/*/label_*.nii.gz") == 0
+    _, block = read(raw / "Dataset050_Folders")
+    assert names(block, "MR", annotated=True) == {f"a{n}_1_MR" for n in range(3)}
+    assert {case.subject for case in block.cases.values() if case.modality == "CT"} == {f"pat{n}" for n in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("scans", "label_names", "cases"),
+    [
+        (["v_0000", "v_0001", "v_0002"], ["v_0000", "v_0001", "v_0002"], ["v_0000", "v_0001", "v_0002"]),
+        (["a_0000", "b_0000", "c_0000"], ["a", "b", "c"], ["a", "b", "c"]),
+        (["Müller", "Möller", "Maier"], ["Müller_seg", "Möller_seg", "Maier_seg"], ["Muller", "Moller", "Maier"]),
+    ],
+)  # fmt: skip
+def test_names(tmp_path: Path, raw: Path, scans: list[str], label_names: list[str], cases: list[str]) -> None:
+    for number in range(3):
+        path = nifti(tmp_path / "mr" / f"{scans[number]}.nii.gz", voxels(number))
+        path.rename(path.with_suffix("").with_suffix(".NII.GZ"))
+        nifti(tmp_path / "seg" / f"{label_names[number]}.nii.gz", labels(number, (1,)))
+        nifti(tmp_path / "ct" / f"q{number}.nii.gz", voxels(number))
+    assert convert("--images", "MR=mr", "CT=ct", "--label-files", "MR=seg", "--labels", "liver=1") == 0
+    written = raw / "Dataset050_Folders"
+    assert names(read(written)[1], "MR", annotated=True) == {f"{name}_MR" for name in cases}
+    for number, name in enumerate(cases):
+        np.testing.assert_array_equal(array(written / "imagesTr" / f"{name}_MR_0000.nii.gz"), voxels(number))
+        np.testing.assert_array_equal(array(written / "labelsTr" / f"{name}_MR.nii.gz"), labels(number, (1,)))
 
 
 @pytest.mark.parametrize(
