@@ -13,7 +13,8 @@ from tqdm import tqdm
 from nnunet_crossmod.data.image_files import check_image, quiet_readers
 from nnunet_crossmod.errors import CrossmodError
 
-from .dicom_slices import Slice, find_slices, is_dicom_folder, natural_order, unreadable
+from .dicom_slices import Slice, find_slices, is_dicom_folder, unreadable
+from .find_files import natural_order
 from .slice_grid import SliceGrid
 
 __all__ = ["is_dicom_folder", "read_dicom_series", "read_label_stack"]
@@ -64,14 +65,14 @@ def read_label_stack(folder: Path, series: Path) -> sitk.Image:
     """
     slices = find_slices(series)
     grid = SliceGrid.of_slices(slices)
-    files = sorted(folder.glob("*.png"), key=natural_order) if folder.is_dir() else []
+    files = sorted(folder.glob("*.png"), key=lambda file: natural_order(file.stem)) if folder.is_dir() else []
     if len(files) != len(slices):
         raise CrossmodError(
             f"{folder} holds {len(files)} PNG files, but {series} {len(slices)} slices: download both again"
         )
     by_name = {file.stem: file for file in files}
     if set(by_name) != {item.file.stem for item in slices}:
-        named = sorted(slices, key=lambda item: natural_order(item.file))
+        named = sorted(slices, key=lambda item: natural_order(item.file.stem))
         steps = np.diff([item.height for item in named])
         if not (np.all(steps > 0) or np.all(steps < 0)):
             raise CrossmodError(

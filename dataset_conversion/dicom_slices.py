@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from nnunet_crossmod.data.image_files import quiet_readers
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["Slice", "find_slices", "is_dicom_folder", "natural_order", "unreadable"]
+from .find_files import natural_order
+
+__all__ = ["Slice", "find_slices", "is_dicom_folder", "unreadable"]
 
 _ENDINGS = (".dcm", ".ima")
 _SERIES, _DESCRIPTION, _POSITION, _ORIENTATION = "0020|000e", "0008|103e", "0020|0032", "0020|0037"
@@ -75,7 +77,11 @@ def find_slices(folder: Path, series: str | None = None) -> list[Slice]:
         CrossmodError: no DICOM file, an unreadable one, no such series or several, slices of different size or
             orientation, or two slices at one position.
     """
-    files = sorted(filter(_is_dicom, folder.iterdir()), key=natural_order) if folder.is_dir() else []
+    files = (
+        sorted(filter(_is_dicom, folder.iterdir()), key=lambda file: natural_order(file.stem))
+        if folder.is_dir()
+        else []
+    )
     if not files:
         raise CrossmodError(
             f"{folder} holds no DICOM file (.dcm, .ima or others): check the path, or download it again"
@@ -184,8 +190,3 @@ def unreadable(file: Path, error: Exception) -> CrossmodError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[-1].removeprefix("sitk::ERROR: ") if lines else type(error).__name__
     return CrossmodError(f"{file} cannot be read ({reason}): copy or download it again")
-
-
-def natural_order(file: Path) -> tuple[tuple[int, str], ...]:
-    """Sort key under which 2.dcm comes before 10.dcm."""
-    return tuple((int(part or 0), word) for word, part in re.findall(r"(\D*)(\d*)", file.stem))

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["Findings", "match_files"]
+__all__ = ["Findings", "match_files", "natural_order"]
 
 Key: TypeAlias = tuple[str, ...]
 
@@ -72,3 +72,8 @@ def match_files(
         findings.broken(f"{labels.pop(key)} has no image beside it: add the image, or remove the label")
     ordered = sorted(images, key=lambda key: [[int(number) for number in re.findall(r"\d+", part)] for part in key])
     return {key: images[key] for key in ordered}, labels
+
+
+def natural_order(name: str) -> tuple[tuple[str, int], ...]:
+    """Sort key under which ``patient2`` comes before ``patient10``."""
+    return tuple((word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", name))

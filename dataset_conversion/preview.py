@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from .find_files import natural_order
 from .raw_dataset import RawDataset, Scan
 
 __all__ = ["preview_table", "print_preview"]
@@ -26,13 +27,13 @@ def preview_table(dataset: RawDataset) -> str:
     Args:
         dataset: what is about to be written.
     """
-    rows = [(scan.name, scan.subject, scan.modality, role_of(scan, dataset)) for scan in dataset.scans]
+    scans = sorted(dataset.scans, key=lambda scan: (natural_order(scan.subject), natural_order(scan.name)))
+    rows = [(scan.name, scan.subject, scan.modality, role_of(scan, dataset)) for scan in scans]
     table = pd.DataFrame(rows, columns=["scan", "subject", "modality", "role"])
     groups = table.groupby(["modality", "role"], sort=False)
     if len(table) > _MOST_ROWS:
         table = groups.head(_MOST_ROWS // len(groups))
-    shown = table.sort_values(["subject", "scan"], kind="stable").to_string(index=False)
-    lines = [f"  {line}" for line in shown.splitlines()]
+    lines = [f"  {line}" for line in table.sort_index().to_string(index=False).splitlines()]
     if len(table) < len(rows):
         lines.append(f"  … and {len(rows) - len(table)} more")
     subjects = len({scan.subject for scan in dataset.scans})

@@ -92,7 +92,7 @@ def test_the_preview_has_one_row_per_scan() -> None:
     scans = [
         Scan("p1_MR", "MR", "p1", Path("a"), Path("b"), "all"),
         Scan("p2_MR", "MR", "p2", Path("a"), Path("b"), ["liver"]),
-        Scan("p3_MR", "MR", "p3", Path("a"), Path("b"), test=True),
+        Scan("p10_MR", "MR", "p10", Path("a"), Path("b"), test=True),
         Scan("p1_CT", "CT", "p1", Path("a")),
     ]
     dataset = RawDataset("Mine", scans, {"background": 0, "liver": 1}, ["MR", "CT"], ["MR"], ["CT"])
@@ -103,7 +103,7 @@ def test_the_preview_has_one_row_per_scan() -> None:
         "p1_CT p1 CT target",
         "p1_MR p1 MR source, annotated",
         "p2_MR p2 MR source, annotated for liver",
-        "p3_MR p3 MR source, test",
+        "p10_MR p10 MR source, test",
     ]
 
 
