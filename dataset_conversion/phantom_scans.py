@@ -53,7 +53,7 @@ APPEARANCE: Mapping[Gap, Mapping[str, Appearance]] = {
 _IN_PLANE_MM = 1.5
 _SLICE_MM = 8.0
 _BLOOD, _MYOCARDIUM, _FAT = (TISSUES.index(name) for name in ("blood", "myocardium", "fat"))
-# Sub-voxels a voxel along z, y and x: their mean is the partial volume.
+# Sub-voxels per voxel along z, y and x: their mean is the partial volume.
 _FINER = (2, 2, 2)
 
 
@@ -168,11 +168,11 @@ class Anatomy:
         return tissue, label
 
     def _papillary(self, u: Array, v: Array, depth: Array, inside: Array) -> NDArray[np.bool_]:
-        found = np.zeros(u.shape, dtype=bool)
+        papillary = np.zeros(u.shape, dtype=bool)
         for angle in self.papillaries:
             away = np.hypot(u - 0.68 * inside * np.cos(angle), v - 0.68 * inside * np.sin(angle))
-            found |= away < self.papillary_radius * (1 - ((depth - 0.45) / 0.27) ** 2)
-        return found
+            papillary |= away < self.papillary_radius * (1 - ((depth - 0.45) / 0.27) ** 2)
+        return papillary
 
     def _chest(self, x: Array, y: Array, z: Array, ragged: Array) -> NDArray[np.int8]:
         def ellipse(cx: float, cy: float, rx: float, ry: float) -> Array:

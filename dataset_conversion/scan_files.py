@@ -96,21 +96,21 @@ def find_scan_files(images: Sequence[str], labels: Sequence[str], findings: Find
             f"the patterns {', '.join((*images, *labels))} differ in their number of wildcards, so labels cannot be "
             "assigned to images: write them alike"
         )
-    found = [(place, path) for place in image_places for path in place.files(of_labels=False)]
-    found_labels = [
+    candidates = [(place, path) for place in image_places for path in place.files(of_labels=False)]
+    candidate_labels = [
         (place, path)
         for place in label_places
         for path in place.files(of_labels=True)
         if place not in image_places or _LABEL.search(_stem(path))
     ]
-    suffix = _image_suffix([_stem(path) for _, path in found], [_stem(path) for _, path in found_labels])
+    suffix = _image_suffix([_stem(path) for _, path in candidates], [_stem(path) for _, path in candidate_labels])
     label_files: dict[Key, Path] = {}
-    for place, path in found_labels:
+    for place, path in candidate_labels:
         key = place.matched_text(path) if by_pattern else (suffix.sub("", _LABEL.sub("", _stem(path))),)
         _add(label_files, key, path, findings)
     image_files: dict[Key, Path] = {}
     names: dict[Key, str] = {}
-    for place, path in _without_labels(found, list(label_files.values()), suffix):
+    for place, path in _without_labels(candidates, list(label_files.values()), suffix):
         name = _name(place, path, suffix)
         key = place.matched_text(path) if by_pattern else (name,)
         if _add(image_files, key, path, findings):
@@ -134,12 +134,12 @@ def _image_suffix(images: Sequence[str], labels: Sequence[str]) -> re.Pattern[st
 
 
 def _without_labels(
-    found: Sequence[tuple[_Place, Path]], labels: Sequence[Path], suffix: re.Pattern[str]
+    candidates: Sequence[tuple[_Place, Path]], labels: Sequence[Path], suffix: re.Pattern[str]
 ) -> Iterator[tuple[_Place, Path]]:
     """The files that are no labels: neither named as such nor with the name of an image beside them and ``_label``."""
     taken = {path.resolve() for path in labels}
-    images = {(path.parent, suffix.sub("", _stem(path))) for _, path in found}
-    for place, path in found:
+    images = {(path.parent, suffix.sub("", _stem(path))) for _, path in candidates}
+    for place, path in candidates:
         image = _LABEL.sub("", _stem(path))
         belongs_to_image = image != _stem(path) and (path.parent, suffix.sub("", image)) in images
         if not belongs_to_image and path.resolve() not in taken:

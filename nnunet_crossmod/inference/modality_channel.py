@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
     modalities = modalities_of(args, names, contract.modalities, str(dataset_json))
     add_modality_channel(args.input, args.output, modalities, dataset_json, overwrite=args.overwrite)
     for modality in sorted(set(modalities.values())):
-        number = sum(told == modality for told in modalities.values())
+        number = sum(name == modality for name in modalities.values())
         print(f"{args.output}: {modality} scans ready for nnUNetv2_predict: {number}")
 
 
