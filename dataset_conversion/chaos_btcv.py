@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from nnunet_crossmod.data.dicom_series import read_dicom_series, read_label_stack
-
-from .conversion import DataSet, Findings, match_files
+from .conversion import DataSet
+from .dicom_series import read_dicom_series, read_label_stack
+from .find_files import Findings, match_files
 from .raw_dataset import Deferred, Scan
 
 ORGANS = ("liver", "right kidney", "left kidney", "spleen")
@@ -30,16 +30,16 @@ SERIES = {"MR": "T2SPIR/DICOM_anon", "T1in": "T1DUAL/DICOM_anon/InPhase", "T1out
 
 def find(folders: Sequence[Path], findings: Findings) -> Iterator[Scan]:
     """The scans below some folders; series and label stacks are read when they are written."""
-    seen: dict[str, Path] = {}
+    series_of: dict[str, Path] = {}
     for folder in folders:
         for modality, inside in SERIES.items():
             for series in sorted(folder.rglob(f"MR/*/{inside}")):
                 subject, protocol = series.parents[len(Path(inside).parts) - 1], inside.partition("/")[0]
                 name = f"chaos{subject.name}_{modality}"
-                if name in seen:
-                    findings.broken(f"{seen[name]} and {series} are the same scan of the data set: remove one")
+                if name in series_of:
+                    findings.broken(f"{series_of[name]} and {series} are the same scan of the data set: remove one")
                     continue
-                seen[name], ground = series, subject / protocol / "Ground"
+                series_of[name], ground = series, subject / protocol / "Ground"
                 label = Deferred(ground, partial(read_label_stack, ground, series)) if ground.is_dir() else None
                 image = Deferred(series, partial(read_dicom_series, series))
                 yield Scan(name, modality, f"chaos{subject.name}", image, label)

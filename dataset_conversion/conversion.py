@@ -1,56 +1,28 @@
-"""What all conversions have in common: roles, named splits, choices of structures, the command line.
-
-A data set is one :class:`DataSet`: a table of label values and a function that finds its scans.
-"""
+"""What the conversions have in common: one :class:`DataSet` each, a table of label values and a function that finds
+its scans."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
-
-import numpy as np
+from typing import Any, TypeAlias
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .raw_dataset import Scan, add_common_arguments, annotate_shots, read_shots, write_raw_dataset
-from .raw_dataset import main as run_as_script
+from .command_line import add_common_arguments, read_shots
+from .command_line import main as run_as_script
+from .find_files import Findings
+from .preview import print_preview
+from .raw_dataset import RawDataset, Scan
 from .reuse import reuse_dataset
+from .roles import GENERAL_SPLITS, NamedSplits, TestChoice, annotate_shots, annotate_sources, choose_test_subjects
+from .writer import write_raw_dataset
 
-__all__ = ["DataSet", "Findings", "Folders", "ids_of", "match_files", "tested_subjects"]
+__all__ = ["DataSet", "ids_of"]
 
 Folders: TypeAlias = Path | Sequence[Path]
-Key: TypeAlias = tuple[str, ...]
-
-SPLITS = {
-    "labelled-target": "subjects with a labelled target scan",
-    "fifth": "a random fifth of the subjects of each modality (seed 12345)",
-    "none": "no test subjects",
-}
-
-
-@dataclass
-class Findings:
-    """What is wrong with the files found, and what was left out.
-
-    Attributes:
-        skip_broken: go on after something broken.
-        left_out: what was left out and why, one line each.
-    """
-
-    skip_broken: bool = False
-    left_out: list[str] = field(default_factory=list)
-
-    def broken(self, message: str) -> None:
-        """Stop with the message; or note it and go on."""
-        if not self.skip_broken:
-            raise CrossmodError(message)
-        self.left_out.append(message)
-
-
 Find: TypeAlias = Callable[[Sequence[Path], Findings], Iterable[Scan]]
 
 
@@ -74,6 +46,7 @@ class DataSet:
         reference: for ``dataset.json``.
         licence: for ``dataset.json``.
         note: printed after the conversion.
+        warn: what is doubtful about the scans found, one line each; printed with the preview.
     """
 
     name: str
@@ -84,13 +57,14 @@ class DataSet:
     find: Find
     source: Sequence[str]
     target: Sequence[str]
-    splits: Mapping[str, Callable[[Scan], bool]] = field(default_factory=dict)
+    splits: NamedSplits = field(default_factory=dict)
     split: str = "fifth"
     registered: bool = False
     partial: bool = False
     reference: str = ""
     licence: str = ""
     note: str = ""
+    warn: Callable[[Sequence[Scan]], Sequence[str]] = lambda scans: ()
 
     def convert(
         self,
@@ -99,112 +73,141 @@ class DataSet:
         source: Sequence[str] | None = None,
         target: Sequence[str] | None = None,
         *,
-        test: str | Sequence[int | str] | None = None,
-        shots: Mapping[str, int] | None = None,
-        structures: str | None = None,
-        skip_broken: bool = False,
         raw_folder: Path | None = None,
         overwrite: bool = False,
-        seed: int = 12345,
+        skip_broken: bool = False,
+        **choices: Any,
     ) -> Path:
-        """Write the data set; see :func:`write_raw_dataset` for the arguments not listed.
+        """Describe and write the data set.
 
         Args:
             input_folder: where the files lie, in sub-folders or not; several folders may be given.
             dataset_id: 1 to 999.
             source: modalities whose labelled scans are annotated; their other training scans are left out.
             target: modalities to adapt to, none annotated.
-            test: a named split, or subjects by name or number. All scans of a test subject are test scans.
-            shots: target modality → how many of its labelled training scans are annotated all the same.
-            structures: which named choice of structures to keep.
+            raw_folder: where to write; ``$nnUNet_raw`` by default.
+            overwrite: replace the data set that has this id.
             skip_broken: leave out what is unusable instead of stopping.
+            choices: ``test``, ``shots``, ``structures`` and ``seed`` of :meth:`describe`.
+
+        Returns:
+            The folder written.
 
         Raises:
             CrossmodError: nothing found, or what :func:`write_raw_dataset` refuses.
         """
-        source, target = list(source or self.source), list(target or self.target)
-        unknown = [name for name in (*source, *target) if name not in self.ids]
-        if unknown:
-            raise CrossmodError(f"modality {unknown[0]!r} is not one of {list(self.ids)}: correct --source or --target")
-        structures = next(iter(self.structures)) if structures is None else structures
-        if structures not in self.structures:
-            raise CrossmodError(f"--structures {structures} is not one of {list(self.structures)}")
-        labels = {"background": 0} | {name: 1 + place for place, name in enumerate(self.structures[structures])}
         folders = [input_folder] if isinstance(input_folder, Path) else list(input_folder)
-        for folder in folders:
-            if not folder.is_dir():
-                raise CrossmodError(f"{folder} is no folder: give with -i {self.expects}")
-        findings = Findings(skip_broken)
-        scans = [scan for scan in self.find(folders, findings) if scan.modality in (*source, *target)]
-        if not scans:
-            raise CrossmodError(
-                f"{', '.join(map(str, folders))} holds no scan of {', '.join((*source, *target))}: give with -i "
-                f"{self.expects}"
-            )
-        test = self.split if test is None else test
-        tested = tested_subjects(scans, target, test, self.splits, seed)
-        kept = []
-        unlabelled: dict[str, list[str]] = {}
-        for scan in scans:
-            values = {value: labels.get(name, 0) for value, name in self.ids[scan.modality].items()}
-            scan = replace(scan, test=scan.subject in tested, label_map=values)
-            if self.partial and scan.label is not None and not scan.test:
-                seen = [name for name in self.ids[scan.modality].values() if name in labels]
-                scan = replace(scan, annotated=tuple(dict.fromkeys(seen)))
-            elif scan.modality in source and not scan.test:
-                if scan.label is None:
-                    unlabelled.setdefault(scan.modality, []).append(scan.name)
-                    continue
-                scan = replace(scan, annotated="all")
-            kept.append(scan)
-        findings.left_out += [
-            f"{len(names)} source scans of {modality} without labels: {', '.join(names)}"
-            for modality, names in unlabelled.items()
-        ]
+        dataset = self.describe(folders, source, target, Findings(skip_broken), **choices)
+        print_preview(dataset, self.warn(dataset.scans))
         folder = write_raw_dataset(
-            annotate_shots(kept, shots or {}, seed),
-            dataset_id=dataset_id,
-            name=self.name,
-            labels=labels,
-            modalities=[*source, *target],
-            source=source,
-            target=target,
-            registered=self.registered,
-            raw_folder=raw_folder,
-            overwrite=overwrite,
-            description=self.description,
-            reference=self.reference,
-            licence=self.licence,
-            seed=seed,
-            skip_broken=skip_broken,
-            left_out=findings.left_out,
-            conversion={"split": test if isinstance(test, str) else sorted(tested), "structures": structures},
+            dataset, dataset_id, raw_folder=raw_folder, overwrite=overwrite, skip_broken=skip_broken
         )
         if self.note:
             print(self.note)
         return folder
 
+    def describe(
+        self,
+        folders: Sequence[Path],
+        source: Sequence[str] | None,
+        target: Sequence[str] | None,
+        findings: Findings,
+        *,
+        test: TestChoice | None = None,
+        shots: Mapping[str, int] | None = None,
+        structures: str | None = None,
+        seed: int = 12345,
+    ) -> RawDataset:
+        """Find the scans and give them their roles; no image is read.
+
+        Args:
+            folders: where the files lie.
+            source: modalities whose labelled scans are annotated.
+            target: modalities to adapt to.
+            findings: collects what is wrong with single files.
+            test: a named split, or the words of ``--test``. All scans of a test subject are test scans.
+            shots: target modality → how many of its labelled training scans are annotated all the same.
+            structures: which named choice of structures to keep.
+            seed: of random splits, shots and folds.
+
+        Raises:
+            CrossmodError: an unknown modality, choice or test subject, or no scan at all.
+        """
+        source, target = list(source or self.source), list(target or self.target)
+        labels, structures = self._labels(structures)
+        scans = self._find(folders, [*source, *target], findings)
+        test = self.split if test is None else test
+        test_subjects = choose_test_subjects(scans, target, test, self.splits, seed)
+        scans = [replace(scan, test=scan.subject in test_subjects) for scan in scans]
+        structures_of = {
+            modality: list(dict.fromkeys(name for name in ids.values() if name in labels))
+            for modality, ids in self.ids.items()
+        }
+        scans, left_out = annotate_sources(scans, source, structures_of if self.partial else None)
+        return RawDataset(
+            name=self.name,
+            scans=annotate_shots([self._with_label_map(scan, labels) for scan in scans], shots or {}, seed),
+            labels=labels,
+            modalities=[*source, *target],
+            source=source,
+            target=target,
+            registered=self.registered,
+            seed=seed,
+            description=self.description,
+            reference=self.reference,
+            licence=self.licence,
+            conversion={"split": test if isinstance(test, str) else sorted(test_subjects), "structures": structures},
+            left_out=[*findings.left_out, *left_out],
+        )
+
+    def _find(self, folders: Sequence[Path], modalities: Sequence[str], findings: Findings) -> list[Scan]:
+        unknown = [name for name in modalities if name not in self.ids]
+        if unknown:
+            raise CrossmodError(f"modality {unknown[0]!r} is not one of {list(self.ids)}: correct --source or --target")
+        for folder in folders:
+            if not folder.is_dir():
+                raise CrossmodError(f"{folder} is no folder: give with -i {self.expects}")
+        scans = [scan for scan in self.find(folders, findings) if scan.modality in modalities]
+        if not scans:
+            raise CrossmodError(
+                f"{', '.join(map(str, folders))} holds no scan of {', '.join(modalities)}: give with -i {self.expects}"
+            )
+        return scans
+
+    def _labels(self, structures: str | None) -> tuple[dict[str, int], str]:
+        """The labels of a choice of structures, and its name."""
+        structures = next(iter(self.structures)) if structures is None else structures
+        if structures not in self.structures:
+            raise CrossmodError(f"--structures {structures} is not one of {list(self.structures)}")
+        names = ["background", *self.structures[structures]]
+        return {name: value for value, name in enumerate(names)}, structures
+
+    def _with_label_map(self, scan: Scan, labels: Mapping[str, int]) -> Scan:
+        return replace(scan, label_map={value: labels.get(name, 0) for value, name in self.ids[scan.modality].items()})
+
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command line."""
-        add_common_arguments(parser, source=self.source, target=self.target, input_help=None)
+        add_common_arguments(parser, source=self.source, target=self.target)
         origin = parser.add_mutually_exclusive_group(required=True)
         origin.add_argument("-i", dest="input", type=Path, nargs="+", metavar="FOLDER", help=self.expects)
         origin.add_argument(
-            "--reuse",
-            type=int,
-            metavar="ID",
-            help="share the files of this data set: another direction of it",
+            "--reuse", type=int, metavar="ID", help="share the files of this data set: another direction of it"
         )
-        told = {**dict.fromkeys(self.splits, "as in the literature"), **SPLITS}
-        explained = "; ".join(f"{name}, {what}" for name, what in told.items())
+        meanings = {**dict.fromkeys(self.splits, "as in the literature"), **GENERAL_SPLITS}
+        explained = "; ".join(f"{name}, {meaning}" for name, meaning in meanings.items())
         which = parser.add_mutually_exclusive_group()
         which.add_argument(
             "--split",
-            choices=list(told),
+            choices=list(meanings),
             metavar="NAME",
             help=f"test subjects: {explained} (default: {self.split}; with --reuse, those of that data set)",
         )
-        which.add_argument("--test", nargs="+", metavar="SUBJECT", help="test subjects, by name or number")
+        which.add_argument(
+            "--test",
+            nargs="+",
+            metavar="NAME",
+            help="test subjects by name or number, or patterns of scan names or files",
+        )
         if len(self.structures) > 1:
             parser.add_argument(
                 "--structures",
@@ -215,35 +218,35 @@ class DataSet:
 
     def run(self, args: argparse.Namespace) -> None:
         """Carry out the command."""
-        test = args.test or args.split
         if args.reuse is not None:
-            if args.shots or args.skip_broken or getattr(args, "structures", None):
-                raise CrossmodError(
-                    "--reuse takes its data set as it is: leave --shots, --structures, --skip-broken out"
-                )
-            if args.split in self.splits:
-                raise CrossmodError(
-                    f"--reuse keeps the test subjects of data set {args.reuse}: leave --split {args.split} out, or "
-                    f"name others with --test or --split {', '.join(SPLITS)}"
-                )
-            reuse_dataset(
-                args.reuse,
-                args.dataset_id,
-                args.source,
-                args.target,
-                tested=lambda scans, target: None if test is None else tested_subjects(scans, target, test, {}, 12345),
-                overwrite=args.overwrite,
-            )
+            self._reuse(args)
             return
         self.convert(
             args.input,
             args.dataset_id,
             args.source,
             args.target,
-            test=test,
+            overwrite=args.overwrite,
+            skip_broken=args.skip_broken,
+            test=args.test or args.split,
             shots=read_shots(args.shots, args.target),
             structures=getattr(args, "structures", None),
-            skip_broken=args.skip_broken,
+        )
+
+    def _reuse(self, args: argparse.Namespace) -> None:
+        if args.shots or args.skip_broken or getattr(args, "structures", None):
+            raise CrossmodError("--reuse takes its data set as it is: leave --shots, --structures, --skip-broken out")
+        if args.split in self.splits:
+            raise CrossmodError(
+                f"--reuse keeps the test subjects of data set {args.reuse}: leave --split {args.split} out, or "
+                f"name others with --test or --split {', '.join(GENERAL_SPLITS)}"
+            )
+        reuse_dataset(
+            args.reuse,
+            args.dataset_id,
+            args.source,
+            args.target,
+            test=args.test or args.split,
             overwrite=args.overwrite,
         )
 
@@ -255,97 +258,3 @@ class DataSet:
 def ids_of(modalities: Iterable[str], table: Mapping[int, str]) -> dict[str, Mapping[int, str]]:
     """One label table for several modalities."""
     return dict.fromkeys(modalities, table)
-
-
-def match_files(
-    folders: Sequence[Path], pattern: str, findings: Findings, expects: str
-) -> tuple[dict[Key, Path], dict[Key, Path]]:
-    """Images and label files by what their path tells.
-
-    Args:
-        folders: where to look, sub-folders included.
-        pattern: a regular expression for the path below the folder, whose group ``label`` is found in label files only;
-            the other named groups are the key of a file, in their order. ``.nii`` or ``.nii.gz`` follows by itself.
-        findings: told of a file that occurs twice and of a label without image.
-        expects: what files are expected, for the message.
-
-    Returns:
-        Key → image and key → label file, in the order of the numbers in the keys.
-
-    Raises:
-        CrossmodError: no image at all.
-    """
-    wanted = re.compile(rf"(?:^|/){pattern}\.nii(?:\.gz)?")
-    groups = [name for name in wanted.groupindex if name != "label"]
-    images: dict[Key, Path] = {}
-    labels: dict[Key, Path] = {}
-    for folder in folders:
-        for path in sorted(folder.rglob("*.nii*")):
-            found = re.search(rf"{wanted.pattern}$", path.relative_to(folder).as_posix())
-            if found is None:
-                continue
-            key, files = tuple(found[name] for name in groups), labels if found["label"] else images
-            if key in files:
-                findings.broken(f"{files[key]} and {path} are the same file of the data set: remove one")
-            else:
-                files[key] = path
-    if not images:
-        raise CrossmodError(f"{', '.join(map(str, folders))} holds no {expects} file: check the path")
-    for key in [key for key in labels if key not in images]:
-        findings.broken(f"{labels.pop(key)} has no image beside it: add the image, or remove the label")
-    ordered = sorted(images, key=lambda key: [[int(n) for n in re.findall(r"\d+", part)] for part in key])
-    return {key: images[key] for key in ordered}, labels
-
-
-def tested_subjects(
-    scans: Sequence[Scan],
-    target: Sequence[str],
-    test: str | Sequence[int | str],
-    splits: Mapping[str, Callable[[Scan], bool]],
-    seed: int,
-) -> set[str]:
-    """The test subjects.
-
-    Args:
-        scans: all scans; ``label`` says which are labelled.
-        target: the target modalities.
-        test: a named split, or subjects by name or by the number at their end.
-        splits: the named splits of the data set, beside the general ones.
-        seed: of the split ``"fifth"``.
-
-    Raises:
-        CrossmodError: no such split or subject.
-    """
-    if not isinstance(test, str):
-        tested = set()
-        for word in map(str, test):
-            found = {scan.subject for scan in scans if word in (scan.subject, _number(scan.subject))}
-            if not found:
-                raise CrossmodError(f"test subject {word!r} has no scan in the data set: correct --test")
-            tested |= found
-        return tested
-    if test == "labelled-target":
-        return {scan.subject for scan in scans if scan.modality in target and scan.label is not None}
-    if test == "none":
-        return set()
-    if test == "fifth":
-        tested = set()
-        for modality in dict.fromkeys(scan.modality for scan in scans):
-            subjects = sorted({s.subject for s in scans if s.modality == modality and s.label is not None})
-            # A subject scanned in several modalities counts for all of them.
-            drawn = [name for name in _shuffled(subjects, seed) if name not in tested]
-            wanted = round(len(subjects) / 5) - len(tested & set(subjects))
-            tested |= set(drawn[: max(0, wanted)])
-        return tested
-    if test not in splits:
-        raise CrossmodError(f"split {test!r} is not one of {[*splits, *SPLITS]}: correct --split")
-    return {scan.subject for scan in scans if splits[test](scan)}
-
-
-def _shuffled(names: Sequence[str], seed: int) -> list[str]:
-    return [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
-
-
-def _number(subject: str) -> str | None:
-    found = re.search(r"(\d+)$", subject)
-    return str(int(found[1])) if found else None

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .conversion import DataSet, Findings, ids_of, match_files
+from .conversion import DataSet, ids_of
+from .find_files import Findings, match_files
 from .raw_dataset import Scan
 
 SEQUENCES = {"C0": "bSSFP", "LGE": "LGE", "T2": "T2"}

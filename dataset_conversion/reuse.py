@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -14,11 +15,17 @@ from tqdm import tqdm
 
 from nnunet_crossmod.data.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.data.block import Case, CrossmodBlock
-from nnunet_crossmod.data.raw_files import raw_files, read_case
-from nnunet_crossmod.data.splits import splits
+from nnunet_crossmod.data.modality_channel import channel_file
 from nnunet_crossmod.errors import CrossmodError
 
-from .raw_dataset import FILE_ENDING, SHEET, Scan, new_dataset_folder, write_descriptions
+from .raw_dataset import FILE_ENDING, Scan
+from .raw_files import CaseFiles, raw_files, read_case
+from .roles import TestChoice, choose_test_subjects
+from .splits import splits
+from .writer import SHEET, new_dataset_folder, raw_folder_of, write_descriptions
+
+if TYPE_CHECKING:
+    from .overview import ScanFacts
 
 __all__ = ["reuse_dataset"]
 
@@ -29,7 +36,7 @@ def reuse_dataset(
     source: Sequence[str],
     target: Sequence[str],
     *,
-    tested: Callable[[Sequence[Scan], Sequence[str]], set[str] | None] = lambda scans, target: None,
+    test: TestChoice | None = None,
     raw_folder: Path | None = None,
     overwrite: bool = False,
     seed: int = 12345,
@@ -45,7 +52,7 @@ def reuse_dataset(
         dataset_id: the id of the other direction.
         source: modalities whose labelled scans are annotated; their other scans are left out.
         target: the other modalities of the base.
-        tested: the test subjects, from all scans and the target modalities; None keeps those of the base.
+        test: a general split, or the words of ``--test``; None keeps the test subjects of the base.
         raw_folder: where the data sets lie; ``$nnUNet_raw`` by default.
         overwrite: replace the data set that has this id.
         seed: decides which subject lands in which fold.
@@ -56,103 +63,158 @@ def reuse_dataset(
     Raises:
         CrossmodError: no such base, other modalities than it has, labels in parts, or what makes up no data set.
     """
-    base = _find_base(base_id, raw_folder)
-    dataset_json = json.loads((base / "dataset.json").read_text())
-    block = CrossmodBlock.from_dataset_json(dataset_json, str(base / "dataset.json"))
-    if sorted((*source, *target)) != sorted(block.modalities):
-        raise CrossmodError(
-            f"{base.name} is of {list(block.modalities)}, not of {[*source, *target]}: name each of its modalities as "
-            "--source or --target, or convert with -i"
-        )
-    everything = frozenset(block.labels.values())
-    if any(case.visible not in (frozenset(), everything) for case in block.cases.values()):
-        raise CrossmodError(f"{base.name} is annotated in parts, the same in both directions: train on it as it is")
-    folder, existing = new_dataset_folder(dataset_id, base.name.partition("_")[2], base.parent, overwrite)
-    if base in existing:
-        raise CrossmodError(f"{base.name} cannot replace itself: choose another -d")
-    files = raw_files(base, dataset_json)
-    both = {**block.cases, **block.test}
-    labelled = {
-        name: files[name].label is not None and (name in block.test or case.labelled) for name, case in both.items()
-    }
-    scans = [
-        Scan(name, case.modality, case.subject, files[name].images[0], files[name].label if labelled[name] else None)
-        for name, case in both.items()
-    ]
-    chosen = tested(scans, target)
-    test = {case.subject for case in block.test.values()} if chosen is None else chosen
-
-    def case(name: str) -> Case:
-        annotated = both[name].modality in source and both[name].subject not in test
-        return replace(both[name], visible=everything if annotated else frozenset(), labelled=labelled[name])
-
-    left_out = [n for n in both if both[n].modality in source and both[n].subject not in test and not labelled[n]]
-    cases = {name: case(name) for name in both if name not in left_out}
-    training = {name: case for name, case in cases.items() if case.subject not in test}
-    other = replace(
-        block,
-        source=tuple(source),
-        target=tuple(target),
-        cases=training,
-        test={name: case for name, case in cases.items() if case.subject in test},
-    )
-    for modality in block.modalities:
-        if not any(case.modality == modality for case in training.values()):
-            raise CrossmodError(
-                f"{base.name} has no {modality} scan left to train on: choose another --test or --split"
-            )
-    divided = splits(training, seed=seed)
-    labels = {name: value for name, value in dataset_json["labels"].items() if name != "ignore"}
-    if not all(case.labelled for case in training.values()):
-        labels["ignore"] = len(labels)
-    conversion = {
-        **{key: value for key, value in dataset_json.get("conversion", {}).items() if key != "left_out"},
-        "reuses": base.name,
-        "split": sorted(test),
-    }
-    skipped = [f"{len(left_out)} source scans without labels: {', '.join(left_out)}"] if left_out else []
+    base = _Base.read(base_id, raw_folder)
+    base.check_roles(source, target)
+    name = base.folder.name.partition("_")[2]
+    folder, existing = new_dataset_folder(dataset_id, name, base.folder.parent, overwrite)
+    if base.folder in existing:
+        raise CrossmodError(f"{base.folder.name} cannot replace itself: choose another -d")
+    if test is None:
+        test_subjects = {case.subject for case in base.block.test.values()}
+    else:
+        test_subjects = choose_test_subjects(base.scans(), target, test, {}, seed)
+    block, without_labels = base.other_direction(source, target, test_subjects)
+    folds = splits(block.cases, seed=seed)
+    reasons = [f"{len(without_labels)} source scans without labels: {', '.join(without_labels)}"]
+    left_out = reasons if without_labels else []
+    dataset_json = base.describe(block, test_subjects, left_out)
     # Only now: the metrics that this package imports beside it take seconds to load.
-    from nnunet_crossmod.evaluation.overview import contact_sheet, examine_scan, overview_table
+    from .overview import contact_sheet, overview_table
 
-    facts = []
     with atomic_folder(folder, replacing=existing) as complete:
-        listed = {}
-        for name in tqdm(cases, desc=f"Writing {folder.name}", unit="scan", disable=None):
-            image, label = read_case(files[name])
-            facts.append(examine_scan(name, image, label if labelled[name] else None))
-            images, label_file = files[name].images, files[name].label
-            if name in other.test:
-                for number, file in enumerate(images):
-                    link_or_copy(file, complete / "imagesTs" / f"{name}_{number:04d}{FILE_ENDING}")
-                if labelled[name] and label_file is not None:
-                    link_or_copy(label_file, complete / "labelsTs" / f"{name}{FILE_ENDING}")
-                continue
-            told = os.path.relpath(label_file, folder) if label_file else f"labelsTr/{name}{FILE_ENDING}"
-            if label_file is None:
-                nothing = sitk.GetImageFromArray(np.full(image.GetSize()[::-1], labels["ignore"], dtype=np.uint8))
-                nothing.CopyInformation(image)
-                (complete / "labelsTr").mkdir(exist_ok=True)
-                sitk.WriteImage(nothing, str(complete / told), useCompression=True)
-            listed[name] = {"images": [os.path.relpath(file, folder) for file in images], "label": told}
-        written = {
-            **dataset_json,
-            "labels": labels,
-            "numTraining": len(training),
-            "dataset": listed,
-            "conversion": {**conversion, "left_out": skipped} if skipped else conversion,
-            "crossmod": other.to_json(),
-        }
-        write_descriptions(complete, written, divided)
-        contact_sheet(facts, other, complete / SHEET)
-    print(f"\n{folder}, with the files of {base.name}: {overview_table(facts, other, skipped)}\n")
+        facts, training_files = _share_files(base, block, folder, complete, dataset_json["labels"].get("ignore"))
+        write_descriptions(complete, {**dataset_json, "dataset": training_files}, folds)
+        contact_sheet(facts, block, complete / SHEET)
+    print(f"\n{folder}, with the files of {base.folder.name}: {overview_table(facts, block, left_out)}\n")
     return folder
 
 
-def _find_base(base_id: int, raw_folder: Path | None) -> Path:
-    raw = raw_folder or os.environ.get("nnUNet_raw")  # noqa: SIM112 - nnU-Net's spelling
-    if not raw:
-        raise CrossmodError("nnUNet_raw is not set: export nnUNet_raw=FOLDER, where nnU-Net keeps its raw data sets")
-    found = sorted(Path(raw).glob(f"Dataset{base_id:03d}_*/dataset.json"))
-    if len(found) != 1:
-        raise CrossmodError(f"{raw} has {len(found)} data sets {base_id} to reuse: convert it first with -i")
-    return found[0].parent.resolve()
+@dataclass(frozen=True)
+class _Base:
+    """The data set whose files are shared."""
+
+    folder: Path
+    dataset_json: Mapping[str, Any]
+    block: CrossmodBlock
+    files: Mapping[str, CaseFiles]
+
+    @classmethod
+    def read(cls, base_id: int, raw_folder: Path | None) -> _Base:
+        raw = raw_folder_of(raw_folder)
+        candidates = sorted(raw.glob(f"Dataset{base_id:03d}_*/dataset.json"))
+        if len(candidates) != 1:
+            raise CrossmodError(f"{raw} has {len(candidates)} data sets {base_id} to reuse: convert it first with -i")
+        folder = candidates[0].parent.resolve()
+        dataset_json = json.loads((folder / "dataset.json").read_text())
+        block = CrossmodBlock.from_dataset_json(dataset_json, str(folder / "dataset.json"))
+        return cls(folder, dataset_json, block, raw_files(folder, dataset_json))
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        return {**self.block.cases, **self.block.test}
+
+    @property
+    def all_labels(self) -> frozenset[int]:
+        return frozenset(self.block.labels.values())
+
+    def label_of(self, name: str) -> Path | None:
+        """The label file of a case, if it holds real labels."""
+        return self.files[name].label if name in self.block.test or self.cases[name].labelled else None
+
+    def scans(self) -> list[Scan]:
+        return [
+            Scan(name, case.modality, case.subject, self.files[name].images[0], self.label_of(name))
+            for name, case in self.cases.items()
+        ]
+
+    def check_roles(self, source: Sequence[str], target: Sequence[str]) -> None:
+        if sorted((*source, *target)) != sorted(self.block.modalities):
+            raise CrossmodError(
+                f"{self.folder.name} is of {list(self.block.modalities)}, not of {[*source, *target]}: name each of "
+                "its modalities as --source or --target, or convert with -i"
+            )
+        if any(case.visible not in (frozenset(), self.all_labels) for case in self.block.cases.values()):
+            raise CrossmodError(
+                f"{self.folder.name} is annotated in parts, the same in both directions: train on it as it is"
+            )
+
+    def other_direction(
+        self, source: Sequence[str], target: Sequence[str], test_subjects: set[str]
+    ) -> tuple[CrossmodBlock, list[str]]:
+        """The block with new roles, and the source scans that it leaves out because they have no labels."""
+        training: dict[str, Case] = {}
+        test: dict[str, Case] = {}
+        without_labels = []
+        for name, case in self.cases.items():
+            labelled = self.label_of(name) is not None
+            if case.subject in test_subjects:
+                test[name] = replace(case, visible=frozenset(), labelled=labelled)
+            elif case.modality in target:
+                training[name] = replace(case, visible=frozenset(), labelled=labelled)
+            elif labelled:
+                training[name] = replace(case, visible=self.all_labels, labelled=True)
+            else:
+                without_labels.append(name)
+        for modality in self.block.modalities:
+            if not any(case.modality == modality for case in training.values()):
+                raise CrossmodError(
+                    f"{self.folder.name} has no {modality} scan left to train on: choose another --test or --split"
+                )
+        block = replace(self.block, source=tuple(source), target=tuple(target), cases=training, test=test)
+        return block, without_labels
+
+    def describe(self, block: CrossmodBlock, test_subjects: set[str], left_out: Sequence[str]) -> dict[str, Any]:
+        """``dataset.json`` of the other direction, without its ``"dataset"``."""
+        labels = {name: value for name, value in self.dataset_json["labels"].items() if name != "ignore"}
+        if not all(case.labelled for case in block.cases.values()):
+            labels["ignore"] = len(labels)
+        conversion = {
+            **self.dataset_json.get("conversion", {}),
+            "reuses": self.folder.name,
+            "split": sorted(test_subjects),
+            "left_out": list(left_out),
+        }
+        if not left_out:
+            del conversion["left_out"]
+        return {
+            **self.dataset_json,
+            "labels": labels,
+            "numTraining": len(block.cases),
+            "conversion": conversion,
+            "crossmod": block.to_json(),
+        }
+
+
+def _share_files(
+    base: _Base, block: CrossmodBlock, folder: Path, complete: Path, ignore: int | None
+) -> tuple[list[ScanFacts], dict[str, dict[str, Any]]]:
+    """Link the test scans into ``complete``; return the facts of all scans, and nnU-Net's list of training files."""
+    from .overview import examine_scan
+
+    facts = []
+    training_files = {}
+    for name in tqdm([*block.cases, *block.test], desc=f"Writing {folder.name}", unit="scan", disable=None):
+        files, label_file = base.files[name], base.label_of(name)
+        image, label = read_case(files)
+        facts.append(examine_scan(name, image, None if label_file is None else label))
+        if name in block.test:
+            for number, file in enumerate(files.images):
+                link_or_copy(file, complete / "imagesTs" / channel_file(name, number, FILE_ENDING))
+            if label_file is not None:
+                link_or_copy(label_file, complete / "labelsTs" / f"{name}{FILE_ENDING}")
+            continue
+        label_path = f"labelsTr/{name}{FILE_ENDING}"
+        if files.label is not None:
+            label_path = os.path.relpath(files.label, folder)
+        else:
+            _write_ignore_label(image, ignore, complete / label_path)
+        images = [os.path.relpath(file, folder) for file in files.images]
+        training_files[name] = {"images": images, "label": label_path}
+    return facts, training_files
+
+
+def _write_ignore_label(image: sitk.Image, ignore: int | None, destination: Path) -> None:
+    label = sitk.GetImageFromArray(np.full(image.GetSize()[::-1], ignore, dtype=np.uint8))
+    label.CopyInformation(image)
+    destination.parent.mkdir(exist_ok=True)
+    sitk.WriteImage(label, str(destination), useCompression=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_crossmod.data.slice_files import read_npz_volume, read_slice_record
-
-from .conversion import DataSet, Findings
+from .conversion import DataSet
+from .find_files import Findings
 from .raw_dataset import Deferred, Scan
+from .slice_files import read_npz_volume, read_slice_record
 
 IDS = {1: "Myo", 2: "LA", 3: "LV", 4: "AA", 5: "PA"}
 _KIND = re.compile(r"(?:^|[^a-z])(ct|mr)(?:[^a-z]|$)")
@@ -26,7 +26,7 @@ _KIND = re.compile(r"(?:^|[^a-z])(ct|mr)(?:[^a-z]|$)")
 
 def find(folders: Sequence[Path], findings: Findings) -> Iterator[Scan]:
     """The slices and volumes below some folders; they are read when they are written."""
-    seen: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(file for ending in ("tfrecords", "npz") for file in folder.rglob(f"*.{ending}")):
             kinds = _KIND.findall(path.stem.lower()) or _KIND.findall(path.parent.name.lower())
@@ -36,10 +36,10 @@ def find(folders: Sequence[Path], findings: Findings) -> Iterator[Scan]:
             test = path.suffix == ".npz"
             read = read_npz_volume if test else read_slice_record
             name = f"{kinds[0]}_test_{path.stem}" if test else path.stem
-            if name in seen:
-                findings.broken(f"{seen[name]} and {path} are the same file of the data set: remove one")
+            if name in files:
+                findings.broken(f"{files[name]} and {path} are the same file of the data set: remove one")
                 continue
-            seen[name] = path
+            files[name] = path
             image, label = (Deferred(path, partial(_pick, read, path, part)) for part in (0, 1))
             validation = "val" in re.split(r"[^a-z]", f"{path.parent.name}_{path.stem}".lower())
             yield Scan(name, kinds[0].upper(), name, image, label, (), test, None, validation, may_be_empty=not test)

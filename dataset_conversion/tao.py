@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .conversion import DataSet, Findings, match_files
+from .conversion import DataSet
+from .find_files import Findings, match_files
 from .raw_dataset import Scan
 
 IDS = {"T1": {1: "EOM", 2: "ON"}, "T1c": {1: "LG", 3: "LG"}}

@@ -106,8 +106,8 @@ def _add_inspect(commands: Commands) -> None:
         from tqdm import tqdm
 
         from nnunet_crossmod.data import CrossmodBlock
-        from nnunet_crossmod.data.raw_files import raw_files, read_case
-        from nnunet_crossmod.evaluation.overview import contact_sheet, examine_scan, overview_table
+        from nnunet_crossmod.dataset_conversion.overview import contact_sheet, examine_scan, overview_table
+        from nnunet_crossmod.dataset_conversion.raw_files import raw_files, read_case
         from nnunet_crossmod.paths import dataset_folder
 
         folder = dataset_folder("nnUNet_raw", args.dataset)

@@ -32,17 +32,23 @@ def nifti(path: Path, voxels: Any, spacing: Sequence[float] = (1.0, 1.0, 2.0)) -
 
 
 def dicom(
-    folder: Path, voxels: Any, names: Sequence[str], uid: str = "1.2.826.0.1.3680043.2.1125.7", **tags: str
+    folder: Path,
+    voxels: Any,
+    names: Sequence[str],
+    uid: str = "1.2.826.0.1.3680043.2.1125.7",
+    positions: Sequence[Sequence[float]] | None = None,
+    **tags: str,
 ) -> list[Path]:
-    """Voxels (z, y, x) as one DICOM file a slice, slice z at ``ORIGIN[2] + z * SPACING[2]``."""
+    """Voxels (z, y, x) as one DICOM file per slice, slice z at ``ORIGIN[2] + z * SPACING[2]`` or where it is told."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    writer.SetImageIO("GDCMImageIO")  # whatever the ending
     files = []
     for z, (plane, name) in enumerate(zip(voxels, names, strict=True)):
         image = sitk.GetImageFromArray(plane[None].astype(np.int16))
         image.SetSpacing(SPACING)
-        position = (ORIGIN[0], ORIGIN[1], ORIGIN[2] + z * SPACING[2])
+        position = (ORIGIN[0], ORIGIN[1], ORIGIN[2] + z * SPACING[2]) if positions is None else tuple(positions[z])
         for tag, value in {
             "0008|0060": "MR",
             "0008|0018": f"{uid}.{z + 1}",

@@ -7,6 +7,7 @@ from nnunet_crossmod.data.class_local_curves import class_local_curves
 from nnunet_crossmod.data.dataset import CrossModalDataset, RegisteredScans
 from nnunet_crossmod.data.intensity_augmentation import augment_intensity, spatial_part
 from nnunet_crossmod.data.loader import BalancedDataLoader, RegisteredDataLoader, check_batch_size
+from nnunet_crossmod.data.modality_channel import add_modality_channel
 from nnunet_crossmod.data.patches import representative_patches
 from nnunet_crossmod.data.random_convolution import random_convolution
 
@@ -21,6 +22,7 @@ __all__ = [
     "RegisteredDataLoader",
     "RegisteredScans",
     "Rows",
+    "add_modality_channel",
     "augment_intensity",
     "check_batch_size",
     "class_local_curves",

@@ -1,4 +1,4 @@
-"""Read an image so that a broken file is told in one line, before it can spoil a data set or a prediction."""
+"""Read an image so that a broken file is reported in one line, before it can spoil a data set or a prediction."""
 
 from __future__ import annotations
 
@@ -99,19 +99,19 @@ def check_same_grid(image: sitk.Image, other: sitk.Image, where: str, where_othe
         CrossmodError: the sizes differ, or a corner of the grid lies more than 0.05 voxels apart.
     """
     if image.GetSize() != other.GetSize():
-        told = f"size {image.GetSize()} against {other.GetSize()}"
+        difference = f"size {image.GetSize()} against {other.GetSize()}"
     elif _largest_shift(image, other) > _TOLERATED_SHIFT_VOXELS * min(image.GetSpacing()):
         pairs: Sequence[tuple[str, Sequence[float], Sequence[float]]] = (
             ("origin", image.GetOrigin(), other.GetOrigin()),
             ("spacing", image.GetSpacing(), other.GetSpacing()),
             ("direction", image.GetDirection(), other.GetDirection()),
         )
-        told = "; ".join(
+        difference = "; ".join(
             f"{name} {_rounded(a)} against {_rounded(b)}" for name, a, b in pairs if not np.allclose(a, b, atol=1e-4)
         )
     else:
         return
-    raise CrossmodError(f"{where} and {where_other} lie on different grids ({told}): resample one onto the other")
+    raise CrossmodError(f"{where} and {where_other} lie on different grids ({difference}): resample one onto the other")
 
 
 def is_all_zero(image: sitk.Image) -> bool:
@@ -126,9 +126,10 @@ def _check_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
         EOFError: the file ends early.
         CrossmodError: NaN or infinite voxels.
     """
-    if not path.name.endswith((".nii", ".nii.gz")):
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")):
         return
-    content = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
+    content = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
     try:
         start, bits = int(float(reader.GetMetaData("vox_offset"))), int(reader.GetMetaData("bitpix"))
     except (ValueError, OverflowError) as error:

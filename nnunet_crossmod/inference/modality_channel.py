@@ -1,82 +1,25 @@
-"""The modality channel: the last input channel, which tells the network what kind of scan it is looking at."""
+"""``crossmod modality-channel``: a folder of new scans with the modality channel, ready for ``nnUNetv2_predict``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_crossmod.data.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
+from nnunet_crossmod.data.modality_channel import CHANNEL_NAME, channel_file, modality_channel
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.inference.scans import (
-    CHANNEL_NAME,
-    add_modality_arguments,
-    find_cases,
-    known_modality,
-    modalities_of,
-)
+from nnunet_crossmod.inference.scans import add_modality_arguments, find_cases, known_modality, modalities_of
 from nnunet_crossmod.paths import find_dataset_json
 
-__all__ = ["Contract", "add_arguments", "add_modality_channel", "fill_box", "modality_channel", "run"]
-
-
-def fill_box(images: Sequence[NDArray[Any]], index: int) -> NDArray[np.uint8]:
-    """The modality channel of arrays.
-
-    Args:
-        images: channels of a scan, each (*s), not all of them zero everywhere.
-        index: position of its modality in the block's ``modalities``, from 0.
-
-    Returns:
-        (*s): ``index + 1`` inside the bounding box of what is non-zero in any channel, 0 outside.
-    """
-    nonzero = np.zeros(images[0].shape, dtype=bool)
-    for image in images:
-        nonzero |= image != 0
-    box = []
-    for axis in range(nonzero.ndim):
-        occupied = np.flatnonzero(nonzero.any(axis=tuple(other for other in range(nonzero.ndim) if other != axis)))
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    values = np.zeros(nonzero.shape, dtype=np.uint8)
-    values[tuple(box)] = index + 1
-    return values
-
-
-def modality_channel(image: sitk.Image, index: int, like: Sequence[sitk.Image] = ()) -> sitk.Image:
-    """Make the modality channel of a scan.
-
-    It is zero outside the bounding box of the non-zero voxels, so nnU-Net, which crops to what is non-zero in any
-    channel, crops as it would without it.
-
-    Args:
-        image: the scan, 3D.
-        index: position of its modality in the block's ``modalities``, from 0.
-        like: further images on the same grid whose boxes are joined with the scan's: its other channels, or the
-            registered scans of the same subject, which nnU-Net must crop alike.
-
-    Returns:
-        A uint8 image with the geometry of ``image``: ``index + 1`` inside the box and 0 outside.
-
-    Raises:
-        CrossmodError: all voxels of ``image`` are zero, or an image of ``like`` lies on another grid.
-    """
-    if is_all_zero(image):
-        raise CrossmodError("the image is all zero and has no bounding box: take the scan out, or export it again")
-    for other in like:
-        check_same_grid(image, other, "the image", "an image of the same subject")
-    values = fill_box([sitk.GetArrayViewFromImage(member) for member in (image, *like)], index)
-    channel = sitk.GetImageFromArray(values)
-    channel.CopyInformation(image)
-    return channel
+__all__ = ["Contract", "add_arguments", "add_modality_channel", "run"]
 
 
 class Contract(NamedTuple):
@@ -134,8 +77,7 @@ def add_modality_channel(
             different grids, or an output folder that is in use.
     """
     contract = Contract.read(dataset_json)
-    told = {modality} if isinstance(modality, str) else set(modality.values())
-    for name in told:
+    for name in {modality} if isinstance(modality, str) else set(modality.values()):
         known_modality(name, contract.modalities, str(dataset_json))
     ending, channels = contract.ending, contract.channels
     cases = find_cases(input_folder, ending, channels)
@@ -150,8 +92,8 @@ def add_modality_channel(
                     raise CrossmodError(f"case {case!r}: {file} is all zero: take it out, or export it again")
                 check_same_grid(images[0], image, f"case {case!r}: {files[0]}", str(file))
             for channel, file in enumerate(files):
-                link_or_copy(file, complete / f"{case}_{channel:04d}{ending}")
-            last = complete / f"{case}_{channels:04d}{ending}"
+                link_or_copy(file, complete / channel_file(case, channel, ending))
+            last = complete / channel_file(case, channels, ending)
             index = contract.modalities.index(modality_of[case])
             sitk.WriteImage(modality_channel(images[0], index, images[1:]), str(last), useCompression=True)
     return sorted(cases)
@@ -176,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
     modalities = modalities_of(args, names, contract.modalities, str(dataset_json))
     add_modality_channel(args.input, args.output, modalities, dataset_json, overwrite=args.overwrite)
     for modality in sorted(set(modalities.values())):
-        number = sum(told == modality for told in modalities.values())
+        number = sum(name == modality for name in modalities.values())
         print(f"{args.output}: {modality} scans ready for nnUNetv2_predict: {number}")
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from nnunet_crossmod.data.modality_channel import CHANNEL_NAME
 from nnunet_crossmod.errors import CrossmodError
 
 __all__ = [
-    "CHANNEL_NAME",
     "add_modality_arguments",
     "assign_modalities",
     "find_cases",
@@ -21,7 +20,6 @@ __all__ = [
 ]
 
 _IMAGE_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".gipl", ".png", ".bmp", ".tif", ".tiff", ".dcm")
-CHANNEL_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
 def add_modality_arguments(parser: argparse.ArgumentParser) -> None:

@@ -237,10 +237,11 @@ def test_folders_from_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     folders_tree(tmp_path / "in")
     command = ["convert", "folders", "-d", "41", "--images", "MR=in/mr", "CT=in/ct", "--label-files", "MR=in/seg"]
-    command += ["--labels", "liver=3", "kidneys=7,8", "--unpaired", "--subject", "p([0-9]+)", "--name", "Flags"]
-    assert main(command) == 0
-    _, block = read(tmp_path / "raw" / "Dataset041_Flags")
-    assert block.cases["p2_MR"].subject == "2_MR"
+    command += ["--labels", "liver=3", "kidneys=7,8", "--unpaired", "--name", "Flags", "--overwrite"]
+    for expression, subject in (("p(?P<subject>[0-9]+)", "2_MR"), ("p([0-9]+)", "p2_MR")):
+        assert main([*command, "--subject", expression]) == 0
+        _, block = read(tmp_path / "raw" / "Dataset041_Flags")
+        assert block.cases["p2_MR"].subject == subject
 
 
 def test_folders_annotated_in_parts(tmp_path: Path) -> None:

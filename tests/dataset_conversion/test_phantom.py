@@ -13,7 +13,7 @@ from support import check_integrity
 
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.dataset_conversion import phantom, raw_dataset
+from nnunet_crossmod.dataset_conversion import command_line, phantom
 from nnunet_crossmod.errors import CrossmodError
 
 SMALL: dict[str, Any] = {"subjects": 3, "test_subjects": 1, "size": 56, "slices": 4}
@@ -161,7 +161,7 @@ def test_wrong_arguments(tmp_path: Path, changes: dict[str, Any], told: str) -> 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     words = "-d 5 -n 2 --test-subjects 0 --size 48 --slices 3 --annotation partial --registered --gap severe --seed 4"
-    raw_dataset.main("", phantom.add_arguments, phantom.run, words.split())
+    command_line.main("", phantom.add_arguments, phantom.run, words.split())
     content = json.loads((tmp_path / "Dataset005_Phantom" / "dataset.json").read_text())
     assert content["numTraining"] == 4
     assert content["crossmod"]["registered"] is True

@@ -15,8 +15,11 @@ import SimpleITK as sitk
 from support import check_integrity
 
 from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.dataset_conversion import raw_dataset
-from nnunet_crossmod.dataset_conversion.raw_dataset import Scan, annotate_shots, read_shots, write_raw_dataset
+from nnunet_crossmod.dataset_conversion import command_line, writer
+from nnunet_crossmod.dataset_conversion.command_line import read_shots
+from nnunet_crossmod.dataset_conversion.raw_dataset import RawDataset, Scan
+from nnunet_crossmod.dataset_conversion.roles import annotate_shots
+from nnunet_crossmod.dataset_conversion.writer import write_raw_dataset
 from nnunet_crossmod.errors import CrossmodError
 
 # As a scanner writes it: oblique, anisotropic, off-centre.
@@ -66,17 +69,18 @@ def make_scans(folder: Path, subjects: int = 3) -> list[Scan]:
 
 
 def write(scans: list[Scan], folder: Path, **changes: Any) -> Path:
-    arguments: dict[str, Any] = {
-        "dataset_id": 7,
+    description: dict[str, Any] = {
         "name": "Test",
         "labels": {"background": 0, "A": 1, "B": 2},
         "label_map": {200: 1, 205: 1, 600: 2},
         "modalities": ["mr", "ct"],
         "source": ["mr"],
         "target": ["ct"],
-        "raw_folder": folder / "raw",
     }
-    return write_raw_dataset(scans, **{**arguments, **changes})
+    arguments: dict[str, Any] = {"dataset_id": 7, "raw_folder": folder / "raw"}
+    for name, value in changes.items():
+        (description if name in RawDataset.__dataclass_fields__ else arguments)[name] = value
+    return write_raw_dataset(RawDataset(scans=scans, **description), **arguments)
 
 
 def changed(scans: list[Scan], which: str, **fields: Any) -> list[Scan]:
@@ -252,8 +256,8 @@ def test_an_interruption_leaves_the_old_data_set_and_nothing_new(
             raise error
         return modality_channel(*arguments)
 
-    modality_channel = raw_dataset.modality_channel
-    monkeypatch.setattr(raw_dataset, "modality_channel", interrupted)
+    modality_channel = writer.modality_channel
+    monkeypatch.setattr(writer, "modality_channel", interrupted)
     with pytest.raises(error):
         write(scans, folder, overwrite=True)
     assert list((folder / "raw").iterdir()) == [old]
@@ -481,14 +485,14 @@ def test_a_script_tells_errors_in_one_line(capsys: pytest.CaptureFixture[str]) -
         raise CrossmodError(f"{args.dataset_id} is wrong: use another")
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        raw_dataset.add_common_arguments(parser, source=["mr"], target=["ct"], input_help=None)
+        command_line.add_common_arguments(parser, source=["mr"], target=["ct"])
 
     with pytest.raises(SystemExit) as stop:
-        raw_dataset.main("What it does.\n\nMore.", add_arguments, run, ["-d", "3"])
+        command_line.main("What it does.\n\nMore.", add_arguments, run, ["-d", "3"])
     assert stop.value.code == 1
     assert capsys.readouterr().err == "Error: 3 is wrong: use another\n"
     with pytest.raises(SystemExit):
-        raw_dataset.main("What it does.\n\nMore.", add_arguments, run, ["--help"])
+        command_line.main("What it does.\n\nMore.", add_arguments, run, ["--help"])
     shown = capsys.readouterr().out
     assert "What it does." in shown
     assert "More." not in shown

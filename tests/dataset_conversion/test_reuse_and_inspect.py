@@ -15,8 +15,8 @@ from fabricate import cmr_tree, names, read, tao_tree
 from support import check_integrity, plan_and_preprocess
 
 from nnunet_crossmod.cli import main
-from nnunet_crossmod.data.raw_files import raw_files
 from nnunet_crossmod.dataset_conversion import mscmrseg, tao
+from nnunet_crossmod.dataset_conversion.raw_files import raw_files
 from nnunet_crossmod.dataset_conversion.reuse import reuse_dataset
 
 

@@ -1,4 +1,4 @@
-"""The modality channel: the box it fills, and the folder of new scans it is added to."""
+"""``crossmod modality-channel``: the folder of new scans that gets its modality channel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference import modality_channel as module
-from nnunet_crossmod.inference.modality_channel import add_modality_channel, modality_channel
+from nnunet_crossmod.inference.modality_channel import add_modality_channel
 from nnunet_crossmod.paths import find_dataset_json
 
 SHAPE = (4, 6, 8)
@@ -35,43 +35,6 @@ def filled(*box: slice, value: int = 7) -> Any:
 
 
 BOX = (slice(1, 3), slice(0, 5), slice(2, 6))
-
-
-def test_the_box_of_the_nonzero_voxels_is_filled() -> None:
-    voxels = np.zeros(SHAPE, dtype=np.float32)
-    voxels[1, 0, 3], voxels[2, 4, 2], voxels[1, 2, 5] = -1.0, 0.5, 3.0
-    image = image_of(voxels)
-    channel = modality_channel(image, 2)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(channel), filled(*BOX, value=3))
-    assert channel.GetSpacing() == image.GetSpacing()
-    assert channel.GetOrigin() == image.GetOrigin()
-    assert channel.GetDirection() == image.GetDirection()
-
-
-def test_boxes_are_joined() -> None:
-    other = image_of(filled(slice(2, 4), slice(3, 6), slice(5, 7)))
-    channel = modality_channel(image_of(filled(*BOX)), 0, like=[other])
-    expected = filled(slice(1, 4), slice(0, 6), slice(2, 7), value=1)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(channel), expected)
-
-
-def test_nnunet_crops_as_it_would_without_the_channel() -> None:
-    from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-
-    voxels = filled(*BOX) * np.random.default_rng(0).integers(0, 2, size=SHAPE)
-    channel = sitk.GetArrayFromImage(modality_channel(image_of(voxels.astype(np.int16)), 1))
-    without = crop_to_nonzero(voxels[None].astype(np.float32))[2]
-    assert crop_to_nonzero(np.stack([voxels, channel]).astype(np.float32))[2] == without
-
-
-def test_an_all_zero_image_has_no_box() -> None:
-    with pytest.raises(CrossmodError, match="all zero"):
-        modality_channel(image_of(filled() * 0), 0)
-
-
-def test_images_on_another_grid_cannot_be_joined() -> None:
-    with pytest.raises(CrossmodError, match="different grids"):
-        modality_channel(image_of(filled(*BOX)), 0, like=[image_of(filled(*BOX), origin=(0, 0, 0))])
 
 
 class Workplace:

@@ -20,7 +20,7 @@ __all__ = ["CaseFiles", "raw_files", "read_case"]
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of a case: one image a channel, and its label map, None where a test case has none."""
+    """The files of a case: one image per channel, and its label map, None where a test case has none."""
 
     images: tuple[Path, ...]
     label: Path | None

@@ -29,7 +29,7 @@ def splits(cases: Mapping[str, Case], folds: int = 5, seed: int = 12345) -> list
         seed: decides which subject lands in which fold.
 
     Returns:
-        One ``{"train": [names], "val": [names]}`` a fold, names sorted.
+        One ``{"train": [names], "val": [names]}`` per fold, names sorted.
 
     Raises:
         CrossmodError: fewer than two folds wanted, or fewer than two annotated subjects.

@@ -24,10 +24,10 @@ from fabricate import (
     tfrecord,
 )
 
-from nnunet_crossmod.data.dicom_series import read_dicom_series, read_label_stack
 from nnunet_crossmod.data.image_files import read_image
-from nnunet_crossmod.data.slice_files import read_npz_volume, read_slice_record
-from nnunet_crossmod.data.tfrecords import crc32c, read_examples
+from nnunet_crossmod.dataset_conversion.dicom_series import read_dicom_series, read_label_stack
+from nnunet_crossmod.dataset_conversion.slice_files import read_npz_volume, read_slice_record
+from nnunet_crossmod.dataset_conversion.tfrecords import crc32c, read_examples
 from nnunet_crossmod.errors import CrossmodError
 
 SHAPE = (5, 6, 7)

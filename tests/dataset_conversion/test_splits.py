@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from nnunet_crossmod.data.block import Case
-from nnunet_crossmod.data.splits import splits
+from nnunet_crossmod.dataset_conversion.splits import splits
 from nnunet_crossmod.errors import CrossmodError
 
 ALL = frozenset({1, 2})

@@ -10,8 +10,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.tfrecords import Feature, read_examples
 from nnunet_crossmod.errors import CrossmodError
+
+from .tfrecords import Feature, read_examples
 
 __all__ = ["read_npz_volume", "read_slice_record"]
 

@@ -1,4 +1,4 @@
-"""A data set at one glance: a table of what it holds, and a sheet with one slice a scan to check by eye."""
+"""A data set at one glance: a table of what it holds, and a sheet with one slice per scan to check by eye."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_TILES = 80
 
 @dataclass(frozen=True)
 class ScanFacts:
-    """What the overview tells of a scan.
+    """What the overview shows of a scan.
 
     Attributes:
         name: the case.
@@ -89,7 +89,7 @@ def overview_table(facts: Sequence[ScanFacts], block: CrossmodBlock, skipped: Se
         training = [case for case in block.cases.values() if case.modality == modality]
         scans = [scan for scan in facts if everything[scan.name].modality == modality]
         voxels: Counter[int] = sum((scan.voxels for scan in scans), Counter())
-        found = [name for name, value in block.labels.items() if voxels[value]]
+        present = [name for name, value in block.labels.items() if voxels[value]]
         rows[modality] = {
             "role": "source" if modality in block.source else "target",
             "train": len(training),
@@ -97,7 +97,7 @@ def overview_table(facts: Sequence[ScanFacts], block: CrossmodBlock, skipped: Se
             "annotated": sum(case.annotated for case in training),
             "test": sum(case.modality == modality for case in block.test.values()),
             "spacing [mm]": " x ".join(_range([scan.spacing[axis] for scan in scans]) for axis in range(3)),
-            "labels found": f"{len(found)} of {len(block.labels)}",
+            "labels found": f"{len(present)} of {len(block.labels)}",
             **{f"{name} [voxels]": voxels[value] for name, value in block.labels.items()},
         }
     table = pd.DataFrame.from_dict(rows, orient="index").to_string()
@@ -109,7 +109,7 @@ def overview_table(facts: Sequence[ScanFacts], block: CrossmodBlock, skipped: Se
 
 
 def contact_sheet(facts: Sequence[ScanFacts], block: CrossmodBlock, file: Path) -> Path:
-    """Draw one slice a scan with its labels, modality by modality, at most 80 of them.
+    """Draw one slice per scan with its labels, modality by modality, at most 80 of them.
 
     Args:
         facts: the scans of the data set.
@@ -135,8 +135,10 @@ def contact_sheet(facts: Sequence[ScanFacts], block: CrossmodBlock, file: Path) 
         tile = overlay(scan.picture, scan.labels, colours, opacity=0.45)
         sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
         case = everything[scan.name]
-        told = f"{scan.name}{' (test)' if scan.name in block.test else ''}"
-        axes.text(left, top - 3, told[:30], fontsize=4.5, color="black" if case.modality in block.source else "#a50f15")
+        caption = f"{scan.name}{' (test)' if scan.name in block.test else ''}"
+        axes.text(
+            left, top - 3, caption[:30], fontsize=4.5, color="black" if case.modality in block.source else "#a50f15"
+        )
     axes.imshow(sheet, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(

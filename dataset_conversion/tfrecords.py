@@ -105,9 +105,9 @@ def _checked(content: memoryview, start: int, length: int) -> memoryview:
     if start + length + 4 > len(content):
         raise _BrokenError(f"truncated: {len(content)} of {start + length + 4} bytes or more")
     data = content[start : start + length]
-    (told,) = struct.unpack("<I", content[start + length : start + length + 4])
-    found = crc32c(data)
-    if told != (((found >> 15) | (found << 17)) + 0xA282EAD8) & 0xFFFFFFFF:
+    (masked,) = struct.unpack("<I", content[start + length : start + length + 4])
+    checksum = crc32c(data)
+    if masked != (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF:
         raise _BrokenError(f"wrong checksum at byte {start}")
     return data
 
@@ -118,8 +118,8 @@ def _example(record: memoryview) -> dict[str, Feature]:
 
 def _entry(entry: memoryview) -> tuple[str, Feature]:
     names, values = list(_messages(entry, 1)), list(_messages(entry, 2))
-    found: list[Feature] = [item for value in values for item in _feature(value)]
-    return bytes(names[-1]).decode() if names else "", found[0] if len(found) == 1 else found  # type: ignore[return-value]
+    features: list[Feature] = [item for value in values for item in _feature(value)]
+    return bytes(names[-1]).decode() if names else "", features[0] if len(features) == 1 else features  # type: ignore[return-value]
 
 
 def _feature(value: memoryview) -> Iterator[bytes | float | int]:

@@ -1,0 +1,83 @@
+"""What the command lines of all conversions have in common."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from nnunet_crossmod.errors import CrossmodError
+
+__all__ = ["add_common_arguments", "main", "read_shots"]
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, *, source: Sequence[str], target: Sequence[str]) -> None:
+    """Declare what every conversion takes, with nnU-Net's flag letters.
+
+    Args:
+        parser: the parser of the one conversion.
+        source: default source modalities.
+        target: default target modalities.
+    """
+    parser.add_argument("-d", dest="dataset_id", type=int, required=True, metavar="ID", help="data set id, 1 to 999")
+    parser.add_argument(
+        "--source",
+        nargs="+",
+        default=list(source),
+        metavar="MODALITY",
+        help=f"annotated (default: {' '.join(source) or 'those with labels'})",
+    )
+    parser.add_argument(
+        "--target",
+        nargs="+",
+        default=list(target),
+        metavar="MODALITY",
+        help=f"adapted to (default: {' '.join(target) or 'those without labels'})",
+    )
+    parser.add_argument(
+        "--shots",
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="how many scans of each target modality training may see the labels of: a number, or MODALITY=N …",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the data set that has this id")
+
+
+def read_shots(words: Sequence[str], target: Sequence[str]) -> dict[str, int]:
+    """Read ``--shots``: ``["3"]`` for every target modality, or ``["LGE=3", "T2=1"]``.
+
+    Returns:
+        target modality → how many of its training scans to annotate, as ``annotate_shots`` takes it.
+
+    Raises:
+        CrossmodError: neither of the two, or a modality that is no target.
+    """
+    if len(words) == 1 and words[0].isdecimal():
+        return dict.fromkeys(target, int(words[0]))
+    shots: dict[str, int] = {}
+    for word in words:
+        modality, _, number = word.rpartition("=")
+        if not number.isdecimal() or modality not in target:
+            raise CrossmodError(
+                f"--shots {word!r} must be one number, or MODALITY=N with a target modality ({', '.join(target)})"
+            )
+        shots[modality] = int(number)
+    return shots
+
+
+def main(
+    description: str | None,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], None],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Run a conversion module as a script: a wrong input is one line on stderr and exit code 1."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n\n")[0])
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    try:
+        run(args)
+    except CrossmodError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,236 @@
+"""The one writer of raw data sets: whatever a data set looks like, it becomes one nnU-Net folder with one contract.
+
+``DatasetXXX_Name`` has the modality channel, the ``"crossmod"`` block and the folds; it appears complete or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from nnunet_crossmod.data.atomic_folder import atomic_folder
+from nnunet_crossmod.data.block import CrossmodBlock
+from nnunet_crossmod.data.image_files import check_image, check_same_grid, is_all_zero, read_image
+from nnunet_crossmod.data.modality_channel import channel_file, modality_channel
+from nnunet_crossmod.errors import CrossmodError
+
+from .label_maps import map_labels
+from .raw_dataset import FILE_ENDING, Deferred, RawDataset, Scan, Voxels
+
+if TYPE_CHECKING:
+    from .overview import ScanFacts
+
+__all__ = ["SHEET", "new_dataset_folder", "raw_folder_of", "write_descriptions", "write_raw_dataset"]
+
+SHEET = "contact_sheet.png"
+_RAW, _PREPROCESSED = "nnUNet_raw", "nnUNet_preprocessed"
+
+
+def write_raw_dataset(
+    dataset: RawDataset,
+    dataset_id: int,
+    *,
+    raw_folder: Path | None = None,
+    overwrite: bool = False,
+    skip_broken: bool = False,
+) -> Path:
+    """Write ``DatasetXXX_Name``: complete, or not at all.
+
+    Args:
+        dataset: what it holds.
+        dataset_id: 1 to 999.
+        raw_folder: where to write; ``$nnUNet_raw`` by default.
+        overwrite: replace the data set that has this id.
+        skip_broken: leave out scans with unusable files instead of stopping (all scans of the subject if registered).
+
+    Returns:
+        The folder written.
+
+    Raises:
+        CrossmodError: an unusable file, files that do not fit together, scans that do not make up a data set, or an
+            existing data set. Nothing is left behind.
+    """
+    dataset.check()
+    folder, existing = new_dataset_folder(dataset_id, dataset.name, raw_folder, overwrite)
+    # Once before anything is written: what cannot become a data set is reported before minutes of copying.
+    dataset_json, block, folds = dataset.describe(folder.name)
+    # Only now: the metrics that this package imports beside it take seconds to load.
+    from .overview import contact_sheet, overview_table
+
+    facts: list[ScanFacts] = []
+    reasons: list[str] = []
+    broken: set[str] = set()
+    with atomic_folder(folder, replacing=existing) as complete:
+        for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+            (complete / part).mkdir()
+        with tqdm(total=len(dataset.scans), desc=f"Writing {folder.name}", unit="scan", disable=None) as progress:
+            for group in _groups(dataset):
+                try:
+                    facts += _write_group(group, complete, block, dataset)
+                except CrossmodError as error:
+                    if not skip_broken:
+                        raise
+                    reasons.append(str(error))
+                    broken |= {scan.name for scan in group}
+                    _remove(group, complete)
+                progress.update(len(group))
+        if broken:
+            dataset = dataset.without(broken, reasons)
+            dataset.check()
+            dataset_json, block, folds = dataset.describe(folder.name)
+        write_descriptions(complete, dataset_json, folds)
+        contact_sheet(facts, block, complete / SHEET)
+    print(f"\n{folder}: {overview_table(facts, block, dataset.left_out)}\nTo check by eye: {folder / SHEET}\n")
+    _warn_of_old_data(folder, existing)
+    return folder
+
+
+def new_dataset_folder(
+    dataset_id: int, name: str, raw_folder: Path | None, overwrite: bool
+) -> tuple[Path, Sequence[Path]]:
+    """Where a data set will lie, and the data sets of the same id that it replaces.
+
+    Raises:
+        CrossmodError: a wrong id or name, no raw folder, or an id that is taken and may not be overwritten.
+    """
+    if not 1 <= dataset_id <= 999:
+        raise CrossmodError(f"data set id {dataset_id} is not between 1 and 999: choose another one")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise CrossmodError(f"data set name {name!r} may hold letters, digits, _ and - only: choose another one")
+    raw_folder = raw_folder_of(raw_folder)
+    existing = sorted(path for path in raw_folder.glob(f"Dataset{dataset_id:03d}_*") if path.is_dir())
+    if existing and not overwrite:
+        raise CrossmodError(f"{existing[0]} already has id {dataset_id}: choose another id, or add --overwrite")
+    return raw_folder / f"Dataset{dataset_id:03d}_{name}", existing
+
+
+def raw_folder_of(chosen: Path | None) -> Path:
+    """The chosen folder, or ``$nnUNet_raw``.
+
+    Raises:
+        CrossmodError: neither is given.
+    """
+    if chosen is not None:
+        return Path(chosen)
+    if folder := os.environ.get(_RAW):
+        return Path(folder)
+    raise CrossmodError("nnUNet_raw is not set: export nnUNet_raw=FOLDER, where nnU-Net keeps its raw data sets")
+
+
+def write_descriptions(
+    folder: Path, dataset_json: Mapping[str, Any], folds: Sequence[Mapping[str, Sequence[str]]]
+) -> None:
+    """Write ``dataset.json`` and ``splits_final.json``."""
+    (folder / "dataset.json").write_text(json.dumps(dataset_json, indent=2) + "\n")
+    (folder / "splits_final.json").write_text(json.dumps(folds, indent=2) + "\n")
+
+
+def _groups(dataset: RawDataset) -> Iterator[list[Scan]]:
+    """Scans that must be held in memory together: those of a subject if they share a grid, else one at a time."""
+    groups: dict[str, list[Scan]] = {}
+    for scan in dataset.scans:
+        groups.setdefault(scan.subject if dataset.registered else scan.name, []).append(scan)
+    yield from groups.values()
+
+
+def _write_group(group: Sequence[Scan], folder: Path, block: CrossmodBlock, dataset: RawDataset) -> list[ScanFacts]:
+    from .overview import examine_scan
+
+    images = [_read_image(scan) for scan in group]
+    for scan, image in zip(group, images, strict=True):
+        check_same_grid(images[0], image, group[0].image_place, scan.image_place)
+    facts = []
+    for scan, image in zip(group, images, strict=True):
+        files = _Files(folder, scan)
+        _save_image(scan, image, files.image)
+        _save(modality_channel(image, block.modalities.index(scan.modality), images), files.modality_channel)
+        label = None if scan.label is None else _read_label(scan, image, dataset)
+        if label is not None:
+            _save_label(label, image, files.label)
+        elif not scan.test:
+            _save_label(np.full(image.GetSize()[::-1], dataset.ignore, dtype=np.uint8), image, files.label)
+        facts.append(examine_scan(scan.name, image, label))
+    return facts
+
+
+class _Files:
+    """The files of a scan in the data set."""
+
+    def __init__(self, folder: Path, scan: Scan) -> None:
+        part = "Ts" if scan.test else "Tr"
+        self.image = folder / f"images{part}" / channel_file(scan.name, 0, FILE_ENDING)
+        self.modality_channel = folder / f"images{part}" / channel_file(scan.name, 1, FILE_ENDING)
+        self.label = folder / f"labels{part}" / f"{scan.name}{FILE_ENDING}"
+
+
+def _remove(group: Sequence[Scan], folder: Path) -> None:
+    """Remove what was written of scans before one of them proved broken."""
+    for scan in group:
+        files = _Files(folder, scan)
+        for file in (files.image, files.modality_channel, files.label):
+            file.unlink(missing_ok=True)
+
+
+def _read(voxels: Voxels, where: str) -> sitk.Image:
+    if isinstance(voxels, Path):
+        return read_image(voxels)
+    image = voxels.read() if isinstance(voxels, Deferred) else voxels
+    check_image(image, where)
+    return image
+
+
+def _read_image(scan: Scan) -> sitk.Image:
+    image = _read(scan.image, scan.image_place)
+    if is_all_zero(image):
+        raise CrossmodError(f"{scan.image_place} is all zero: export the scan again, or leave the case out")
+    return image
+
+
+def _read_label(scan: Scan, image: sitk.Image, dataset: RawDataset) -> NDArray[np.uint8]:
+    """The label map of a scan in the data set's values."""
+    assert scan.label is not None
+    label = _read(scan.label, scan.label_place)
+    check_same_grid(image, label, scan.image_place, scan.label_place)
+    values = dataset.label_map if scan.label_map is None else scan.label_map
+    if values is None:
+        values = {value: value for value in dataset.labels.values()}
+    return map_labels(label, {0: 0, **values}, scan.label_place, scan.may_be_empty)
+
+
+def _save_image(scan: Scan, image: sitk.Image, destination: Path) -> None:
+    if isinstance(scan.image, Path) and scan.image.name.endswith(FILE_ENDING):
+        # A copy keeps voxels and affine bit by bit; reading and writing would round the affine once more.
+        shutil.copyfile(scan.image, destination)
+    else:
+        _save(image, destination)
+
+
+def _save_label(values: NDArray[np.uint8], image: sitk.Image, destination: Path) -> None:
+    label = sitk.GetImageFromArray(values)
+    label.CopyInformation(image)
+    _save(label, destination)
+
+
+def _save(image: sitk.Image, destination: Path) -> None:
+    sitk.WriteImage(image, str(destination), useCompression=True)
+
+
+def _warn_of_old_data(folder: Path, replaced: Sequence[Path]) -> None:
+    preprocessed = os.environ.get(_PREPROCESSED)
+    if replaced and preprocessed and (Path(preprocessed) / folder.name).is_dir():
+        print(f"Remove {Path(preprocessed) / folder.name} before planning again: it belongs to the replaced data set")
+    for file in sorted(folder.parent.glob("Dataset*/dataset.json")) if replaced else []:
+        # Other people's data sets lie here too: nothing is taken for granted about their files.
+        reused = re.search(r'"reuses":\s*"([^"]*)"', file.read_text(errors="replace"))
+        if reused and reused[1] in {old.name for old in replaced}:
+            print(f"Convert {file.parent.name} again: it reads the files of the replaced data set")
