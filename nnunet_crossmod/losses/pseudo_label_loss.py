@@ -42,7 +42,8 @@ def trusted_dice_ce(logits: Tensor, labels: Tensor, trusted: Tensor, smooth: flo
     labels = labels.long()
     cross_entropy = (functional.cross_entropy(logits, labels, reduction="none") * weight).sum()
     probabilities = logits.softmax(1) * weight[:, None]
-    one_hot = functional.one_hot(labels, logits.shape[1]).movedim(-1, 1) * weight[:, None]
+    classes = torch.arange(logits.shape[1], device=logits.device).view(-1, *[1] * (logits.ndim - 2))
+    one_hot = (labels[:, None] == classes) * weight[:, None]
     axes = [0, *range(2, logits.ndim)]
     overlap = (probabilities * one_hot).sum(axes)[1:]
     sizes = (probabilities.sum(axes) + one_hot.sum(axes))[1:]

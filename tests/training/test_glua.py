@@ -383,7 +383,7 @@ def test_without_style_transfer_there_is_one_stage_on_raw_source(make: MakeTrain
     [
         ({"stage_1": 1.0}, "above 0 and below 1"),
         ({"stage_1": 0.0}, "above 0 and below 1"),
-        ({"num_epochs": 1}, "one a stage"),
+        ({"num_epochs": 1}, "one per stage"),
         ({"feature_stage": 9}, "feature_stage = 9"),
         ({"feature_side": "decoder", "feature_stage": -1}, "feature_stage = -1"),
         ({"local_discriminator_width": 4}, "at least 8"),
