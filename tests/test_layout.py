@@ -17,7 +17,7 @@ ALLOWED = {
     "nn": {"nn", "losses", "errors"},
     "data": {"data", "nn", "losses", "errors"},
     "training": {"training", "data", "nn", "losses", "errors", "pseudo_labels", "prototypes"},
-    "inference": {"inference", "data", "nn", "losses", "device", "errors", "paths"},
+    "inference": {"inference", "data", "nn", "losses", "errors", "paths"},
     "evaluation": {"evaluation", "data", "nn", "losses", "errors", "paths"},
 }
 HEAVY = {"monai", "matplotlib", "pandas", "sklearn"}
