@@ -15,12 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_crossmod.commands import run_logged, use_folders
 from nnunet_crossmod.compare import Comparison, read_method, roles_of
 from nnunet_crossmod.dataset_conversion import mscmrseg
-from nnunet_crossmod.device import device_of
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import dataset_folder
+from nnunet_crossmod.nnunet_runs import plan_and_preprocess, use_folders
+from nnunet_crossmod.paths import dataset_folder, device_of
 from nnunet_crossmod.report import write_report
 
 # GLUA's segmenter trains in the second half alone: twice the epochs give it as many iterations as the others
@@ -91,8 +90,7 @@ def prepare(dataset: int, convert: Callable[[], Path], output: Path) -> None:
         raw = convert()
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / raw.name  # noqa: SIM112 - nnU-Net's spelling
     if not (preprocessed / "gt_segmentations").is_dir():
-        command = ["nnUNetv2_plan_and_preprocess", "-d", str(dataset), "-c", "2d", "-np", "2"]
-        run_logged([*command, "--verify_dataset_integrity"], output / "plan_and_preprocess.log", "preprocess")
+        plan_and_preprocess(dataset, ["2d"], log=output / "plan_and_preprocess.log", verify=True)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_crossmod.commands import run_logged, use_folders
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import phantom
+from nnunet_crossmod.nnunet_runs import plan_and_preprocess, use_folders
 from nnunet_crossmod.paths import load_trainer, trainer_names
 from nnunet_crossmod.plans import configure
 
@@ -54,8 +54,7 @@ def prepare(base: Path) -> Path:
     use_folders(base)
     with contextlib.redirect_stdout(io.StringIO()):
         raw = phantom.convert(902, subjects=4, test_subjects=0, size=128, slices=16)
-    command = ["nnUNetv2_plan_and_preprocess", "-d", "902", "-c", "2d", "3d_fullres", "-np", "2", "2"]
-    run_logged(command, base / "log", "plan")
+    plan_and_preprocess(902, ["2d", "3d_fullres"], log=base / "log")
     return base / "nnUNet_preprocessed" / raw.name
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_crossmod.commands import predict, train
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import evaluate_folder, read_scores, write_evaluation
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, check_roles, compare, shown, to_latex, to_markdown
+from nnunet_crossmod.nnunet_runs import predict, train
 from nnunet_crossmod.paths import dataset_folder, let_nnunet_find_trainers, load_trainer
 from nnunet_crossmod.plans import configure, read_setting, write_plans
 from nnunet_crossmod.training.hyperparameters import resolve

@@ -1,4 +1,4 @@
-"""Where things lie."""
+"""Where things lie, how nnU-Net's JSON files are read, and which device computes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from nnunet_crossmod.errors import CrossmodError
 
 __all__ = [
     "dataset_folder",
+    "device_of",
     "find_dataset_json",
     "let_nnunet_find_trainers",
     "load_trainer",
     "model_folder",
+    "read_json",
     "trainer_names",
     "trainers_folder",
 ]
@@ -127,6 +129,37 @@ def load_trainer(name: str) -> Any:
         f"there is no trainer {name!r}; there are {', '.join(trainer_names())}, and those of your own where "
         "nnUNet_extTrainer names their folder"
     )
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        CrossmodError: the file is missing or damaged; the message ends with ``remedy``.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CrossmodError(f"{path} does not exist: {remedy}") from error
+    except OSError as error:
+        raise CrossmodError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    except ValueError as error:
+        raise CrossmodError(f"{path} cannot be read as JSON ({error}): {remedy}") from error
+
+
+def device_of(name: str) -> str:
+    """The device itself; for ``auto`` CUDA where it is there, else the CPU.
+
+    Raises:
+        CrossmodError: CUDA is asked for and not there.
+    """
+    if name not in ("auto", "cuda"):
+        return name
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CrossmodError("PyTorch finds no CUDA device: add -device cpu")
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _named_trainer_folders() -> list[str]:

@@ -7,31 +7,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nnunet_crossmod import doctor
-from nnunet_crossmod.cli import DATASETS, main
+from nnunet_crossmod.cli import COMMANDS, main
+from nnunet_crossmod.commands import doctor
+from nnunet_crossmod.commands.convert import DATASETS
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import load_trainer, trainer_names, trainers_folder
 
-COMMANDS = [
-    "trainers-dir",
-    "doctor",
-    "convert",
-    "inspect",
-    "configure",
-    "modality-channel",
-    "predict",
-    "export",
-    "translate",
-    "evaluate",
-    "compare",
-    "report",
-    "demo",
-]
 HELPS = [[], *[[command] for command in COMMANDS], *[["convert", name] for name in DATASETS]]
 
 
@@ -41,6 +28,64 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         main([*command, "--help"])
     assert stop.value.code == 0
     assert "usage: crossmod" in capsys.readouterr().out
+
+
+STARTED = """
+import sys
+from nnunet_crossmod.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+loaded = {"torch", "nnunetv2", "pandas", "matplotlib"} & set(sys.modules)
+commands = {name for name in sys.modules if name.startswith("nnunet_crossmod.commands.")}
+print("LOADED", sorted(loaded), sorted(commands - {"nnunet_crossmod.commands.arguments"}))
+"""
+REFUSED = {
+    "predict": "-i {here} -o {here} -m LGE -d 1 -c 2d -tr A",
+    "translate": "-i {here} -o {here}/out -d 1 -c 2d -tr A -step_size 2",
+    "evaluate": "-l A=1 -p {here} -g {here} --tolerance 0",
+    "compare": "-d 1 -c 2d -tr A --seeds 0 0",
+    "demo": "--seed -1",
+}
+
+
+def started(*words: str) -> tuple[str, float]:
+    """What a process of its own prints, and the CPU seconds that it took."""
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", STARTED, *words], capture_output=True, text=True, check=True)
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    return done.stdout + done.stderr, seconds
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_one_command_and_nothing_heavy(command: str) -> None:
+    said, seconds = started(command, "--help")
+    module = "nnunet_crossmod.commands." + command.replace("-", "_")
+    assert f"LOADED [] ['{module}']" in said
+    assert seconds < 1.5
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_a_refusal_comes_before_anything_heavy(command: str, tmp_path: Path) -> None:
+    said, seconds = started(command, *REFUSED[command].format(here=tmp_path).split())
+    assert "Error: " in said
+    assert "LOADED []" in said
+    assert seconds < 1.5
+
+
+@pytest.mark.parametrize("seeds", [["-1"], ["1", "0", "1"]])
+def test_compare_refuses_seeds(seeds: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "-d", "901", "-c", "2d", "-tr", "AICLTrainer", "--seeds", *seeds]) == 1
+    assert "--seeds" in one_line(capsys)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"crossmod {version('nnunet-crossmod')}\n"
 
 
 def test_no_command_and_a_wrong_one_are_refused() -> None:

@@ -166,7 +166,7 @@ def test_scrambled_raw_target_labels_change_no_bit_of_a_training(
 
 def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Shortened: what counts is that every step follows the last."""
-    from nnunet_crossmod import demo
+    from nnunet_crossmod.commands import demo
 
     environment = dict(os.environ)
     monkeypatch.setattr(demo, "EPOCHS", {"2d": 1})

@@ -18,8 +18,8 @@ ALLOWED = {
     "data": {"data", "nn", "losses", "errors"},
     "pictures": {"pictures", "data", "nn", "losses", "errors"},
     "training": {"training", "pictures", "data", "nn", "losses", "errors", "pseudo_labels", "prototypes"},
-    "inference": {"inference", "data", "nn", "losses", "device", "errors", "paths"},
-    "evaluation": {"evaluation", "pictures", "data", "nn", "losses", "errors", "paths"},
+    "inference": {"inference", "data", "nn", "losses", "errors", "paths"},
+    "evaluation": {"evaluation", "data", "nn", "losses", "errors", "paths"},
     "report": {
         "report",
         "evaluation",

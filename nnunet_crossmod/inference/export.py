@@ -6,7 +6,6 @@ What comes out needs nothing of this package and costs what a stock network cost
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import math
@@ -27,10 +26,9 @@ from torch import Tensor
 from torch._dynamo import OptimizedModule
 
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError
-from nnunet_crossmod.inference.predict import add_model_arguments, chosen_folders
 from nnunet_crossmod.inference.trained_model import FINAL, TrainedModel, open_model
 
-__all__ = ["Exported", "add_arguments", "export_model", "run", "stock_dataset_json", "stock_plans"]
+__all__ = ["Exported", "export_model", "stock_dataset_json", "stock_plans"]
 
 TRAINER = "nnUNetTrainer"
 TOLERANCE = 1e-5
@@ -277,40 +275,3 @@ def _checked_name(name: str, pattern: re.Pattern[str], example: str) -> str:
     if not pattern.fullmatch(name):
         raise CrossmodError(f"{name!r} is no name that nnU-Net takes: give one like {example}")
     return name
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line of ``crossmod export``."""
-    parser.add_argument("-m", dest="modality", required=True, metavar="MODALITY", help="modality the model will be for")
-    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FILE.zip", help="the zip to write")
-    add_model_arguments(parser, several=True)
-    parser.add_argument("-chk", dest="checkpoints", nargs="+", default=[FINAL], metavar="FILE", help="checkpoints")
-    parser.add_argument("--as-dataset", metavar="NAME", help="the data set's name in the zip, as Dataset711_Heart")
-    parser.add_argument("--as-plans", metavar="NAME", help="the plans' name in the zip, as nnUNetPlans_LGE")
-    parser.add_argument("--overwrite", action="store_true", help="replace the zip")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Carry out ``crossmod export``."""
-    exported = export_model(
-        chosen_folders(args),
-        args.modality,
-        args.output,
-        folds=args.folds,
-        checkpoints=args.checkpoints,
-        dataset=args.as_dataset,
-        plans=args.as_plans,
-        overwrite=args.overwrite,
-    )
-    folds = " ".join(map(str, exported.folds))
-    if exported.caution:
-        print(f"Note: {exported.caution}")
-    print(
-        f"{exported.file}: a stock nnU-Net model for {args.modality}, folds {folds}; relative difference of its logits "
-        f"{exported.difference:.1g} at most\n"
-        f"Install: nnUNetv2_install_pretrained_model_from_zip {exported.file}\n"
-        "Predict, from case_0000 files without a modality channel:"
-    )
-    for name in exported.configurations:
-        print(f"  nnUNetv2_predict -i SCANS -o OUT -d {exported.dataset} -c {name} -f {folds} -p {exported.plans}")
-    print("Installing replaces a model of that name: --as-plans and --as-dataset give it another.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +15,9 @@ from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
 from nnunet_crossmod.data.modality_channel import CHANNEL_NAME, channel_file, modality_channel
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.inference.scans import add_modality_arguments, find_cases, known_modality, modalities_of
-from nnunet_crossmod.paths import find_dataset_json
+from nnunet_crossmod.inference.scans import find_cases, known_modality
 
-__all__ = ["Contract", "add_arguments", "add_modality_channel", "run"]
+__all__ = ["Contract", "add_modality_channel"]
 
 
 class Contract(NamedTuple):
@@ -97,29 +95,6 @@ def add_modality_channel(
             index = contract.modalities.index(modality_of[case])
             sitk.WriteImage(modality_channel(images[0], index, images[1:]), str(last), useCompression=True)
     return sorted(cases)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line of ``crossmod modality-channel``."""
-    parser.add_argument("-i", dest="input", type=Path, required=True, metavar="FOLDER", help="the new scans")
-    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="what nnU-Net will read")
-    add_modality_arguments(parser)
-    data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument("-d", dest="dataset", metavar="DATASET", help="id or name of the data set the model knows")
-    data.add_argument("--dataset-json", type=Path, metavar="FILE", help="the dataset.json of a trained model instead")
-    parser.add_argument("--overwrite", action="store_true", help="replace the channels of an earlier call")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Carry out ``crossmod modality-channel``."""
-    dataset_json = args.dataset_json or find_dataset_json(args.dataset)
-    contract = Contract.read(dataset_json)
-    names = sorted(find_cases(args.input, contract.ending, contract.channels))
-    modalities = modalities_of(args, names, contract.modalities, str(dataset_json))
-    add_modality_channel(args.input, args.output, modalities, dataset_json, overwrite=args.overwrite)
-    for modality in sorted(set(modalities.values())):
-        number = sum(name == modality for name in modalities.values())
-        print(f"{args.output}: {modality} scans ready for nnUNetv2_predict: {number}")
 
 
 def _check_output(output: Path, source: Path, ending: str, overwrite: bool) -> None:

@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
 from nnunet_crossmod.data.modality_channel import fill_box
-from nnunet_crossmod.device import device_of
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.trained_model import FINAL, open_model
+from nnunet_crossmod.paths import device_of
 
 __all__ = ["Predictor"]
 

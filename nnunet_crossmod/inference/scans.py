@@ -12,7 +12,6 @@ from nnunet_crossmod.data.modality_channel import CHANNEL_NAME
 from nnunet_crossmod.errors import CrossmodError
 
 __all__ = [
-    "add_modality_arguments",
     "assign_modalities",
     "find_cases",
     "known_modality",
@@ -22,23 +21,8 @@ __all__ = [
 _IMAGE_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".gipl", ".png", ".bmp", ".tif", ".tiff", ".dcm")
 
 
-def add_modality_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare ``-m`` and ``--modalities``, one of which tells the modalities of a folder's scans."""
-    told = parser.add_mutually_exclusive_group(required=True)
-    told.add_argument(
-        "-m",
-        dest="modality",
-        nargs="+",
-        metavar="MODALITY",
-        help="modality of all scans, or one a file-name pattern: -m 'bSSFP=*_C0' 'LGE=*_LGE'",
-    )
-    told.add_argument(
-        "--modalities", type=Path, metavar="FILE.csv", help="modality of every case, in columns named case,modality"
-    )
-
-
 def modalities_of(args: argparse.Namespace, cases: Iterable[str], known: Sequence[str], where: str) -> dict[str, str]:
-    """The modality of every case, from the arguments that :func:`add_modality_arguments` declared.
+    """The modality of every case, from the arguments ``-m`` and ``--modalities``.
 
     Args:
         args: the parsed command line.

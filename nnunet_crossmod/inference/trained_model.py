@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.scans import known_modality
-from nnunet_crossmod.paths import let_nnunet_find_trainers, load_trainer
+from nnunet_crossmod.paths import let_nnunet_find_trainers, load_trainer, read_json
 
 __all__ = ["FINAL", "TrainedModel", "open_model", "untranslated"]
 
@@ -120,7 +119,9 @@ def open_model(folder: Path, folds: Sequence[int | str] | None = None, checkpoin
     """
     if not folder.is_dir():
         raise CrossmodError(f"model folder {folder} does not exist: check the path")
-    dataset_json, plans = (_read_json(folder / name) for name in ("dataset.json", "plans.json"))
+    dataset_json, plans = (
+        read_json(folder / name, "is this the folder of a model?") for name in ("dataset.json", "plans.json")
+    )
     modalities = plans.get("crossmod", {}).get("modalities")
     if not modalities:
         raise CrossmodError(
@@ -130,16 +131,6 @@ def open_model(folder: Path, folds: Sequence[int | str] | None = None, checkpoin
     return TrainedModel(
         folder, _folds(folder, folds, checkpoint), checkpoint, plans, dataset_json, tuple(map(str, modalities))
     )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-        return content
-    except OSError as error:
-        raise CrossmodError(f"{file} cannot be read ({error.strerror}): is this the folder of a model?") from error
-    except json.JSONDecodeError as error:
-        raise CrossmodError(f"{file} is not valid JSON ({error}): restore it") from error
 
 
 def _folds(folder: Path, wanted: Sequence[int | str] | None, checkpoint: str) -> tuple[int | str, ...]:

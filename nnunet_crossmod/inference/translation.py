@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Iterator
@@ -20,13 +19,12 @@ from tqdm import tqdm
 
 from nnunet_crossmod.data.atomic_folder import atomic_folder
 from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.device import device_of
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.modality_channel import add_modality_channel
 from nnunet_crossmod.nn.generators import flicker
 from nnunet_crossmod.paths import load_trainer, model_folder
 
-__all__ = ["Translation", "add_arguments", "load_translation", "run", "translate_folder"]
+__all__ = ["Translation", "load_translation", "translate_folder"]
 
 PREFIX = "translator."
 """Of the weights in a checkpoint: a trainer that translates has a player whose module holds a ``translator``."""
@@ -247,42 +245,3 @@ def _on_own_grid(
 
 def _flicker(images: NDArray[np.float32]) -> float:
     return float(flicker(torch.from_numpy(images)[None])) if images.shape[1] > 1 else float("nan")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line of ``crossmod translate``: letters and defaults as of ``nnUNetv2_predict``."""
-    parser.add_argument("-i", dest="input", type=Path, required=True, metavar="FOLDER", help="source scans")
-    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="for the translations")
-    parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="id or name of the data set")
-    parser.add_argument("-c", dest="configuration", required=True, metavar="CONFIGURATION", help="as trained")
-    parser.add_argument("-tr", dest="trainer", required=True, metavar="TRAINER", help="trainer that has a generator")
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="default nnUNetPlans")
-    parser.add_argument("-f", dest="fold", default="0", metavar="FOLD", help="one fold, or all; default 0")
-    parser.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint")
-    parser.add_argument("-m", dest="modality", metavar="MODALITY", help="modality of the scans, if there are several")
-    parser.add_argument(
-        "--to",
-        dest="wanted",
-        metavar="MODALITY",
-        help="modality to make, if there are several (CISFATrainer has one style for all)",
-    )
-    parser.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window; default 0.5")
-    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="cuda if there")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output folder of an earlier call")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Carry out ``crossmod translate``."""
-    if not 0 < args.step_size <= 1:
-        raise CrossmodError(f"-step_size {args.step_size} must lie above 0 and be at most 1")
-    translation = load_translation(
-        args.dataset, args.configuration, args.trainer, args.plans, args.fold, args.checkpoint,
-        torch.device(device_of(args.device)),
-    )  # fmt: skip
-    flickering = translate_folder(
-        translation, args.input, args.output, args.modality, args.wanted, step_size=args.step_size,
-        overwrite=args.overwrite,
-    )  # fmt: skip
-    told = [value for value in flickering.values() if np.isfinite(value)]
-    between = f"; slices differ from their neighbours {np.mean(told):.2f} times as much as the source's" if told else ""
-    print(f"{args.output}: scans translated: {len(flickering)}{between}")

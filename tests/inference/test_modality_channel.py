@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_crossmod.commands import modality_channel as command
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.inference import modality_channel as module
 from nnunet_crossmod.inference.modality_channel import add_modality_channel
 from nnunet_crossmod.paths import find_dataset_json
 
@@ -277,9 +277,9 @@ def test_several_modalities_in_one_folder(place: Workplace) -> None:
     place.save("a_mr.nii.gz")
     place.save("b_ct.nii.gz")
     parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
+    command.add_arguments(parser)
     words = ["-i", str(place.scans), "-o", str(place.output), "--dataset-json", str(place.dataset_json)]
-    module.run(parser.parse_args([*words, "-m", "mr=*_mr", "ct=*_ct"]))
+    command.run(parser.parse_args([*words, "-m", "mr=*_mr", "ct=*_ct"]))
     for case, value in (("a_mr", 1), ("b_ct", 2)):
         channel = sitk.ReadImage(str(place.output / f"{case}_0001.nii.gz"))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(channel), filled(*BOX, value=value))
@@ -288,8 +288,8 @@ def test_several_modalities_in_one_folder(place: Workplace) -> None:
 def test_the_command_line(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     place.save("a.nii.gz")
     parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
+    command.add_arguments(parser)
     words = ["-i", str(place.scans), "-o", str(place.output), "-m", "mr", "--dataset-json", str(place.dataset_json)]
-    module.run(parser.parse_args(words))
+    command.run(parser.parse_args(words))
     assert (place.output / "a_0001.nii.gz").is_file()
     assert "mr scans ready for nnUNetv2_predict: 1" in capsys.readouterr().out

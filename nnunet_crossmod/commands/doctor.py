@@ -1,7 +1,8 @@
-"""``crossmod doctor``: what is installed, what nnU-Net finds, what is wrong and how to mend it."""
+"""Say what is installed, what nnU-Net finds, what is wrong and how to mend it."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.metadata
 import io
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from nnunet_crossmod.paths import trainer_names, trainers_folder
 
-__all__ = ["examine"]
+__all__ = ["add_arguments", "examine", "run"]
 
 PACKAGES = ("nnunet-crossmod", "nnunetv2", "torch", "monai", "SimpleITK", "numpy", "batchgenerators", "acvl-utils")
 TRAINERS_VARIABLE = "nnUNet_extTrainer"
@@ -22,6 +23,15 @@ FOLDERS = {
 }
 
 
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """There are none."""
+
+
+def run(_: argparse.Namespace) -> int:
+    """Carry out ``crossmod doctor``."""
+    return 1 if examine() else 0
+
+
 class _Findings:
     """Prints findings as they come and keeps the complaints."""
 
@@ -29,10 +39,10 @@ class _Findings:
         self.complaints: list[str] = []
 
     def good(self, what: str, finding: str) -> None:
-        print(f"  ok  {what:<24} {finding}")
+        print(f"  ok  {what:<24} {finding}", flush=True)
 
     def bad(self, what: str, finding: str, remedy: str) -> None:
-        print(f"  !!  {what:<24} {finding}")
+        print(f"  !!  {what:<24} {finding}", flush=True)
         self.complaints.append(remedy)
 
 
@@ -45,14 +55,14 @@ def examine() -> list[str]:
         "Trainers that nnU-Net finds": _check_trainers,
         "Device": _check_device,
     }.items():
-        print(title)
+        print(title, flush=True)  # PyTorch takes seconds to import
         check(findings)
     if findings.complaints:
         print("\nTo mend:")
         for complaint in findings.complaints:
             print(f"  - {complaint}")
     else:
-        print("\nAll well.")
+        print("\nAll well. Next: crossmod demo, or crossmod convert --help")
     return findings.complaints
 
 

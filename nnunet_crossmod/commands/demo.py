@@ -1,25 +1,29 @@
-"""``crossmod demo``: the whole way once, on the phantom, with nnU-Net's own commands."""
+"""Make a phantom data set, plan and preprocess it, train SourceOnlyTrainer and AICLTrainer briefly, predict
+the test scans with nnU-Net, print the Dice table and draw image, reference and predictions.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import json
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from nnunet_crossmod.commands import FOLDERS, predict, run_logged, train, use_folders
-from nnunet_crossmod.data import CrossmodBlock
-from nnunet_crossmod.device import device_of
+from nnunet_crossmod.commands.arguments import add_device_argument
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.evaluation import evaluate_folder, summarise
-from nnunet_crossmod.paths import dataset_folder
-from nnunet_crossmod.pictures import Row, prediction_grid
+from nnunet_crossmod.nnunet_runs import FOLDERS, plan_and_preprocess, predict, train, use_folders
+from nnunet_crossmod.paths import dataset_folder, device_of, read_json
 from nnunet_crossmod.plans import configure, write_plans
 
-__all__ = ["run_demo"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nnunet_crossmod.data import CrossmodBlock
+    from nnunet_crossmod.pictures import Row
+
+__all__ = ["add_arguments", "run", "run_demo"]
 
 DATASET_ID = 900
 OWN = {*FOLDERS, "predictions", "predictions.png", "dice.csv"}
@@ -27,6 +31,24 @@ TRAINERS = ("SourceOnlyTrainer", "AICLTrainer")
 PLANS = "nnUNetPlans_demo"
 EPOCHS = {"2d": 10, "3d_fullres": 8}
 ITERATIONS = {"2d": 30, "3d_fullres": 25}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line of ``crossmod demo``."""
+    parser.add_argument(
+        "-o", dest="output", type=Path, default=Path("crossmod_demo"), metavar="FOLDER", help="work folder"
+    )
+    parser.add_argument("-c", dest="configuration", default="2d", choices=["2d", "3d_fullres"], help="default 2d")
+    add_device_argument(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the phantom and the trainings")
+    parser.add_argument("--overwrite", action="store_true", help="replace the work folder")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out ``crossmod demo``."""
+    if args.seed < 0:
+        raise CrossmodError(f"--seed {args.seed} must be 0 or more")
+    run_demo(args.output, args.configuration, args.device, seed=args.seed, overwrite=args.overwrite)
 
 
 def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, overwrite: bool = False) -> pd.DataFrame:
@@ -40,28 +62,34 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
         overwrite: replace the work folder.
 
     Returns:
-        mean Dice, one row a trainer and modality.
+        mean Dice, one row per trainer and modality.
 
     Raises:
-        CrossmodError: the work folder is in use, or a command of nnU-Net fails (the message names its log).
+        CrossmodError: the work folder is in use, or a step of nnU-Net fails (the message names its log).
     """
-    phantom = importlib.import_module("nnunet_crossmod.dataset_conversion.phantom")
-
     _make_room(output, overwrite)
     began = time.monotonic()
     device = device_of(device)
     use_folders(output)
 
+    import pandas as pd
+
+    from nnunet_crossmod.data import CrossmodBlock
+    from nnunet_crossmod.evaluation import evaluate_folder, summarise
+    from nnunet_crossmod.pictures import prediction_grid
+
+    # by its name: the package's own modules import neither trainers nor conversions
+    phantom = importlib.import_module("nnunet_crossmod.dataset_conversion.phantom")
+
     print(f"1/5  phantom: bSSFP-like source with labels, LGE-like target without, in {output}")
     raw = phantom.convert(DATASET_ID, seed=seed)
-    dataset_json = json.loads((raw / "dataset.json").read_text())
+    dataset_json = read_json(raw / "dataset.json", "run the demo again with --overwrite")
     block = CrossmodBlock.from_dataset_json(dataset_json)
 
     print("2/5  plan and preprocess")
-    command = ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", configuration, "-np", "2"]
-    run_logged(command, output / "plan_and_preprocess.log", "preprocess")
+    plan_and_preprocess(DATASET_ID, [configuration], log=output / "plan_and_preprocess.log")
     preprocessed = dataset_folder("nnUNet_preprocessed", DATASET_ID)
-    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+    plans = read_json(preprocessed / "nnUNetPlans.json", "run the demo again with --overwrite")
     epochs = EPOCHS[configuration]
     schedule = {
         "num_epochs": epochs,
@@ -96,30 +124,33 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
     scores = []
     modalities = {case.name: case.modality for case in block.test.values()}
     for trainer in TRAINERS:
-        found = evaluate_folder(output / "predictions" / trainer, raw / "labelsTs", block.labels, modalities)
-        scores.append(found.assign(trainer=trainer))
+        scores_per_case = evaluate_folder(output / "predictions" / trainer, raw / "labelsTs", block.labels, modalities)
+        scores.append(scores_per_case.assign(trainer=trainer))
     pd.concat(scores).to_csv(output / "dice.csv", index=False)
-    table = pd.concat({trainer: summarise(found) for trainer, found in zip(TRAINERS, scores, strict=True)})
+    table = pd.concat({trainer: summarise(rows) for trainer, rows in zip(TRAINERS, scores, strict=True)})
     picture = prediction_grid(_rows(raw, output, block), block.labels, output / "predictions.png")
     print(f"\nDice on {len(block.test)} test scans, mean over cases\n")
     print(table.rename_axis(["trainer", "modality"]).round(3).to_string())
     print(f"\npicture: {picture}\ntable:   {output / 'dice.csv'}\ntook {(time.monotonic() - began) / 60:.1f} minutes")
+    print("Next, with scans of your own: crossmod convert --help")
     return table
 
 
 def _make_room(output: Path, overwrite: bool) -> None:
     """Remove an earlier demo, and nothing but a demo."""
-    found = list(output.iterdir()) if output.exists() else []
-    if found and not overwrite:
+    present = list(output.iterdir()) if output.exists() else []
+    if present and not overwrite:
         raise CrossmodError(f"{output} is not empty: choose another -o or add --overwrite")
-    foreign = [path.name for path in found if path.name not in OWN and path.suffix != ".log"]
+    foreign = [path.name for path in present if path.name not in OWN and path.suffix != ".log"]
     if foreign:
         raise CrossmodError(f"{output} holds {foreign[0]!r}, which no demo wrote: choose another -o")
-    for path in found:
+    for path in present:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _rows(raw: Path, output: Path, block: CrossmodBlock, per_modality: int = 2) -> list[Row]:
+    from nnunet_crossmod.pictures import Row
+
     shown = [
         case
         for modality in block.modalities[::-1]

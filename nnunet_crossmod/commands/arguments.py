@@ -1,0 +1,122 @@
+"""What several commands declare: parsers that import their command late, and flags named as nnU-Net's."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.paths import model_folder
+
+__all__ = [
+    "FINAL",
+    "CommandParser",
+    "add_device_argument",
+    "add_modality_arguments",
+    "add_model_arguments",
+    "add_subcommands",
+    "chosen_folders",
+    "fold",
+]
+
+FINAL = "checkpoint_final.pth"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command, whose module declares the arguments once the command is chosen.
+
+    Args:
+        module: has ``add_arguments(parser)`` and ``run(args)``.
+        options: of ``argparse.ArgumentParser``.
+    """
+
+    def __init__(self, module: str = "", **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._module = module
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Import the command's module, declare its arguments, parse them."""
+        if self._module:
+            command = importlib.import_module(self._module)
+            if self.description is None:
+                self.description = command.__doc__
+            command.add_arguments(self)
+            if hasattr(command, "run"):
+                self.set_defaults(run=command.run)
+            self._module = ""
+        return super().parse_known_args(args, namespace)
+
+
+def add_subcommands(
+    parser: argparse.ArgumentParser, package: str, summaries: dict[str, str], *, dest: str, metavar: str
+) -> None:
+    """Declare the commands of a package: name → summary; ``a-name`` is the module ``a_name``."""
+    commands = parser.add_subparsers(dest=dest, metavar=metavar, required=True, parser_class=CommandParser)
+    for name, summary in summaries.items():
+        commands.add_parser(name, help=summary, module=f"{package}.{name.replace('-', '_')}")
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare nnU-Net's ``-device``, and ``auto``."""
+    parser.add_argument(
+        "-device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="default: cuda if there"
+    )
+
+
+def add_modality_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``-m`` and ``--modalities``, one of which tells the modalities of a folder's scans."""
+    modality = parser.add_mutually_exclusive_group(required=True)
+    modality.add_argument(
+        "-m",
+        dest="modality",
+        nargs="+",
+        metavar="MODALITY",
+        help="modality of all scans, or one per file-name pattern: -m 'bSSFP=*_C0' 'LGE=*_LGE'",
+    )
+    modality.add_argument(
+        "--modalities", type=Path, metavar="FILE.csv", help="modality of every case, in columns named case,modality"
+    )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Declare nnU-Net's flags that name a trained model."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("-d", dest="dataset", metavar="DATASET", help="id or name of the data set")
+    model.add_argument(
+        "--model-folder", type=Path, metavar="FOLDER", help="the model's folder, instead of -d, -tr, -p and -c"
+    )
+    parser.add_argument("-tr", dest="trainer", metavar="TRAINER", help="trainer")
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="plans (nnUNetPlans)")
+    parser.add_argument(
+        "-c", dest="configuration", nargs="+" if several else None, metavar="CONFIGURATION", help="2d, 3d_fullres, …"
+    )
+    parser.add_argument(
+        "-f", dest="folds", nargs="+", type=fold, metavar="FOLD", help="folds, or all (default: the trained ones)"
+    )
+
+
+def chosen_folders(args: argparse.Namespace) -> list[Path]:
+    """The folders of the models that the flags of :func:`add_model_arguments` name.
+
+    Raises:
+        CrossmodError: there is no such model, or a flag is missing.
+    """
+    if args.model_folder is not None:
+        if args.trainer is not None or args.configuration is not None:
+            raise CrossmodError("--model-folder says which model it is: leave out -tr and -c, or give -d instead")
+        return [args.model_folder]
+    for flag, value in (("-tr", args.trainer), ("-c", args.configuration)):
+        if value is None:
+            raise CrossmodError(f"which model? Add {flag} as in nnUNetv2_train")
+    names: Sequence[str] = [args.configuration] if isinstance(args.configuration, str) else args.configuration
+    return [model_folder(args.dataset, args.trainer, args.plans, name) for name in dict.fromkeys(names)]
+
+
+def fold(word: str) -> int | str:
+    """A fold of nnU-Net: a number, or ``all``."""
+    if word != "all" and not word.isdigit():
+        raise argparse.ArgumentTypeError(f"{word!r} is no fold: give numbers, or all")
+    return word if word == "all" else int(word)
