@@ -61,8 +61,9 @@ def organ_embeddings(
     cases = {name: replace(block.cases[name], visible=frozenset()) for name in _scans(folder, results, block)}
     stored = folder / planned.data_identifier
     scans = CrossModalDataset(infer_dataset_class(str(stored))(str(stored), sorted(cases)), cases, block)
-    size = max(planned.batch_size, len(block.modalities))
-    loader = BalancedDataLoader(scans, size, planned.patch_size, planned.patch_size, predictor.label_manager)
+    size = max(planned.batch_size // 2, len(block.source), len(block.target))
+    patch = planned.patch_size
+    loader = BalancedDataLoader(scans, size, patch, patch, predictor.label_manager, target_batch_size=size)
     state = np.random.get_state()
     np.random.seed(seed)
     try:

@@ -210,8 +210,9 @@ class Method:
     @property
     def bare_network(self) -> nn.Module:
         """The network without the wrappers of torch.compile and DistributedDataParallel."""
-        module = self.network.module if self.is_ddp else self.network
-        return module._orig_mod if isinstance(module, OptimizedModule) else module
+        module: Any = self.network.module if self.is_ddp else self.network
+        network: nn.Module = module._orig_mod if isinstance(module, OptimizedModule) else module
+        return network
 
     @property
     def segmenter(self) -> Player:
@@ -250,8 +251,14 @@ class Method:
         if not holds:
             raise CrossmodError(f"{name} = {getattr(self, name)} must be {must_be}: set it with crossmod configure")
 
+    def intensity_augmentation(self) -> IntensityAugmentation:
+        """What the step does to intensities; where nothing is switched on, the loader does nnU-Net's part by itself."""
+        curves, gin = self.curve_probability or 0.0, self.gin or "off"
+        in_step = self.augments_in_objective or gin != "off" or curves > 0
+        return IntensityAugmentation(curves, gin, self.gin_probability, in_step, self.short_first_axis)
+
     def augmented(self, batch: CrossModalBatch) -> CrossModalBatch:
-        """The batch with its intensities augmented, where they are augmented in the step."""
+        """The batch with its intensities augmented, as far as that is done in the step."""
         return self.intensity_augmentation()(batch)
 
     def supervised_loss(self, logits: Sequence[Tensor], batch: CrossModalBatch) -> Tensor:

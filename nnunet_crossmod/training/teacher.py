@@ -75,8 +75,8 @@ class Teacher(nn.Module):
         keep = min(self.momentum, (self.steps + 1) / (self.steps + 10))
         for mine, theirs in zip(self.network.parameters(), network.parameters(), strict=True):
             mine.lerp_(theirs, 1 - keep)
-        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
-            mine.copy_(theirs)
+        for buffer, current in zip(self.network.buffers(), network.buffers(), strict=True):
+            buffer.copy_(current)
         self.steps += 1
 
     @torch.no_grad()

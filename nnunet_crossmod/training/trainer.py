@@ -23,7 +23,6 @@ from nnunet_crossmod.data import (
     CrossModalBatch,
     CrossModalDataset,
     CrossmodBlock,
-    IntensityAugmentation,
     RegisteredDataLoader,
     RegisteredScans,
     spatial_part,
@@ -243,15 +242,6 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             mirror_axes = self.inference_allowed_mirroring_axes = None
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 
-    def intensity_augmentation(self) -> IntensityAugmentation:
-        """What the step does to intensities; the loader does nnU-Net's part where nothing else is switched on."""
-        return IntensityAugmentation(
-            self.curve_probability, self.gin, self.gin_probability, self._augments_in_step(), self.short_first_axis
-        )
-
-    def _augments_in_step(self) -> bool:
-        return self.augments_in_objective or self.gin != "off" or bool(self.curve_probability)
-
     def get_dataloaders(self) -> tuple[Any, Any]:
         """A modality-balanced loader for training and nnU-Net's own for validation."""
         plan, labels = self.configuration_manager, self.label_manager
@@ -264,7 +254,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         transforms = self.get_training_transforms(
             plan.patch_size, rotation, scales, mirror_axes, dummy_2d, plan.use_mask_for_norm, **of_labels
         )
-        if self._augments_in_step():
+        if self.intensity_augmentation().nnunet:
             transforms = spatial_part(transforms)
         training, validation = self.get_tr_and_val_datasets()
         sampling = {"oversample_foreground_percent": self.oversample_foreground_percent, "transforms": transforms}

@@ -105,8 +105,8 @@ class TranslatingTrainer(CrossModalTrainer):
         terms = self.collapse_terms
         if terms.fool not in means:
             return
-        variances = [means[f"{terms.translator}/{which}_variance"] for which in ("source", "translated")]
-        for warning in collapse_warnings(*variances, means[terms.fool], means[terms.detect], tie=terms.advice):
+        source, translated = (means[f"{terms.translator}/{which}_variance"] for which in ("source", "translated"))
+        for warning in collapse_warnings(source, translated, means[terms.fool], means[terms.detect], terms.advice):
             self.print_to_log_file(f"WARNING: {warning}")
 
     def draw_translations(
