@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["PRESETS", "configure", "read_setting", "write_plans"]
+__all__ = ["PRESETS", "configure", "read_setting", "resolved_configuration", "write_plans"]
 
 CPU_HYPERPARAMETERS: dict[str, Any] = {
     "num_epochs": 20,
@@ -55,7 +55,15 @@ def _shrink_for_cpu(configuration: dict[str, Any]) -> None:
     configuration["patch_size"] = patch
 
 
-PRESETS = {"cpu": (CPU_HYPERPARAMETERS, _shrink_for_cpu)}
+def _as_planned(configuration: dict[str, Any]) -> None:
+    """The network, patch and batch that nnU-Net planned."""
+
+
+PRESETS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], None]]] = {
+    "cpu": (CPU_HYPERPARAMETERS, _shrink_for_cpu),
+    "paper": ({"augmentation": "nnunet"}, _as_planned),
+}
+"""Name → hyper-parameters of all trainers, and what is done to a configuration; trainers add their own ``presets``."""
 
 
 def read_setting(text: str) -> tuple[str, Any]:
@@ -93,9 +101,10 @@ def configure(
     Raises:
         CrossmodError: an unfit name, an unknown preset or configuration, or a patch that the network cannot halve.
     """
-    if not re.fullmatch(r"[\w.-]+", name) or name == plans["plans_name"]:
+    if not re.fullmatch(r"[\w.-]+", name) or "__" in name or name == plans["plans_name"]:
         raise CrossmodError(
-            f"--name {name!r} must differ from {plans['plans_name']} and hold letters, digits, . _ - only"
+            f"--name {name!r} must differ from {plans['plans_name']} and hold letters, digits, . _ - only, no two _ in "
+            "a row: nnU-Net separates trainer, plans and configuration by them"
         )
     copy = deepcopy(dict(plans))
     copy["plans_name"] = name
@@ -108,19 +117,52 @@ def configure(
     if preset is not None:
         if preset not in PRESETS:
             raise CrossmodError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
-        hyperparameters, shrink = PRESETS[preset]
-        for planned in copy["configurations"].values():
+        hyperparameters, adapt = PRESETS[preset]
+        for key, planned in copy["configurations"].items():
             if "architecture" in planned:
-                shrink(planned)
+                adapt(planned)
+            elif "inherits_from" not in planned:
+                raise CrossmodError(f"configuration {key} of {plans['plans_name']} has no network: plan it again")
     copy["crossmod"] = {**copy.get("crossmod", {}), **hyperparameters, **settings}
+    if batch_size is not None and batch_size < 1:
+        raise CrossmodError(f"-b {batch_size} must be at least 1")
+    fitting = []
     for key, planned in copy["configurations"].items():
-        if "architecture" not in planned or (configurations and key not in configurations):
+        inherited = resolved_configuration(copy, key)
+        axes = len(inherited["patch_size"])
+        if "previous_stage" in inherited or (configurations and key not in configurations):
             continue
-        if batch_size is not None:
+        if batch_size is not None and (configurations or "batch_size" in planned):
             planned["batch_size"] = batch_size
-        if patch_size is not None and len(patch_size) == len(planned["patch_size"]):
-            planned["patch_size"] = _checked_patch(patch_size, planned, key)
+        if patch_size is not None and len(patch_size) == axes:
+            planned["patch_size"] = _checked_patch(patch_size, inherited, key)
+            fitting.append(key)
+        elif patch_size is not None and configurations:
+            raise CrossmodError(f"--patch-size {list(patch_size)} must be {axes} numbers for {key}")
+    if patch_size is not None and not fitting:
+        raise CrossmodError(
+            f"--patch-size {list(patch_size)} fits no configuration of {plans['plans_name']}: give 2 numbers for 2d or "
+            "3 for 3d_fullres"
+        )
     return copy
+
+
+def resolved_configuration(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    """One configuration of the plans, with what it inherits.
+
+    Raises:
+        CrossmodError: it inherits from a configuration that the plans do not have, or from itself.
+    """
+    planned = dict(plans["configurations"][configuration])
+    ancestors = [configuration]
+    while (parent := planned.pop("inherits_from", None)) is not None:
+        if parent not in plans["configurations"] or parent in ancestors:
+            raise CrossmodError(
+                f"configuration {ancestors[-1]} of {plans['plans_name']} cannot inherit from {parent!r}"
+            )
+        ancestors.append(parent)
+        planned = {**plans["configurations"][parent], **planned}
+    return planned
 
 
 def _checked_patch(patch_size: Sequence[int], planned: Mapping[str, Any], key: str) -> list[int]:

@@ -75,12 +75,32 @@ def test_batch_and_patch_size_of_chosen_configurations() -> None:
     assert copy["configurations"]["2d"] == PLANS["configurations"]["2d"]
 
 
+def test_a_configuration_that_inherits_gets_its_own_batch_and_patch() -> None:
+    plans = deepcopy(PLANS)
+    plans["configurations"]["2d_small"] = {"inherits_from": "2d", "batch_size": 6}
+    copy = configure(plans, "mine", {}, batch_size=3, patch_size=[128, 64], configurations=["2d_small"])
+    assert copy["configurations"]["2d_small"] == {"inherits_from": "2d", "batch_size": 3, "patch_size": [128, 64]}
+    assert copy["configurations"]["2d"] == PLANS["configurations"]["2d"]
+    plans["configurations"]["2d"]["inherits_from"] = "2d_small"
+    with pytest.raises(CrossmodError, match="cannot inherit from"):
+        configure(plans, "mine", {})
+
+
+@pytest.mark.parametrize("name", ["nnUNetPlans", "a b", "a__b"])
+def test_names_that_nnunet_could_not_take_apart_are_refused(name: str) -> None:
+    with pytest.raises(CrossmodError, match="--name"):
+        configure(PLANS, name, {})
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ({"preset": "gpu"}, "no preset 'gpu'; there are cpu"),
         ({"configurations": ["4d"]}, "no configuration '4d'; it has 2d, 3d_fullres"),
         ({"patch_size": [100, 128]}, r"multiples of \[64, 64\], got \[100, 128\]"),
+        ({"patch_size": [64]}, "2 numbers for 2d or 3 for 3d_fullres"),
+        ({"patch_size": [64, 64], "configurations": ["3d_fullres"]}, "must be 3 numbers for 3d_fullres"),
+        ({"batch_size": 0}, "-b 0 must be at least 1"),
     ],
 )
 def test_wrong_wishes_are_told_in_one_line(arguments: dict[str, Any], says: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +59,21 @@ class AICLTrainer(CrossModalTrainer):
     optimizer_name = "adam"
     initial_lr = 1e-4
     weight_decay = 1e-5
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {
+            "conditioning": "encoder",
+            "segmentation_loss": "dice_focal",
+            "optimizer_name": "adam",
+            "initial_lr": 1e-4,
+            "weight_decay": 1e-5,
+            "warm_up": 0.0,
+            "fpc_weight": 0.5,
+            "csc_weight": 1.0,
+            "patch_embedding": "mean",
+            "reference": "none",
+        }
+    }
 
     warm_up: Share = 0.3
     fpc_weight: Weight = 0.5

@@ -61,7 +61,19 @@ class CISFATrainer(TranslatingTrainer):
     adam_betas = (0.5, 0.999)
     lr_schedule = "constant"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"generator_width": 16, "generator_blocks": 4, "discriminator_width": 16}
+        "cpu": {"generator_width": 16, "generator_blocks": 4, "discriminator_width": 16},
+        "paper": {
+            "optimizer_name": "adam",
+            "initial_lr": 2e-4,
+            "adam_betas": (0.5, 0.999),
+            "weight_decay": 0.0,
+            "lr_schedule": "constant",
+            "generator_width": 64,
+            "generator_blocks": 9,
+            "pcl_temperature": 0.2,
+            "foreground_weight": 2.0,
+            "gcl_temperature": 0.2,
+        },
     }
     keeps_modality = False
     collapse_terms = CollapseTerms("generator", "generator/gan", "image_discriminator/tell", "pcl_weight")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,10 @@ class EAMTrainer(CrossModalTrainer):
     behind at inference. A modality without annotation has no L_seg and no L_aux: its attention learns from consistency
     alone.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"architecture": "v3", "aux_weight": 1.0, "mcr_weight": 0.5, "icr_weight": 0.5, "icr_temperature": 4.0}
+    }
 
     architecture: Literal["v1", "v2", "v3"] = "v2"
     """What modalities share: the decoder (v1), everything (v2), everything but gains on residual branches (v3)."""

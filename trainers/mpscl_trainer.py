@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -108,6 +108,26 @@ class MPSCLTrainer(AdvEntTrainer):
 
     Differs from the paper: the feature is a stage of the U-Net's decoder; the warm-up is a share of the training.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {
+            "segmentation_loss": "dice_weighted_ce",
+            "optimizer_name": "sgd",
+            "initial_lr": 2.5e-4,
+            "weight_decay": 1e-4,
+            "fool_main_weight": 0.003,
+            "fool_aux_weight": 2e-5,
+            "discriminator_lr": 1e-4,
+            "discriminator_width": 64,
+            "margin_source_weight": 1.0,
+            "margin_target_weight": 0.1,
+            "source_margin": 0.4,
+            "target_margin": 0.2,
+            "margin_temperature": 1.0,
+            "prototype_momentum": 0.2,
+            "confidence_threshold": 0.25,
+        }
+    }
 
     warm_up: Share = 0.2
     feature_stage: Index | None = None

@@ -23,7 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="hyper-parameters of the trainer"
     )
-    parser.add_argument("--preset", choices=["cpu"], help="cpu: network, batch and schedule for two cores and minutes")
+    parser.add_argument(
+        "--preset",
+        choices=["cpu", "paper"],
+        help="cpu: network, batch and schedule for two cores and minutes; paper: the settings of the trainer's paper, "
+        "with nnU-Net's augmentation (needs -tr)",
+    )
     parser.add_argument(
         "-tr",
         dest="trainer",
@@ -46,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Carry out ``crossmod configure``."""
     settings = dict(map(read_setting, args.set))
+    if args.preset == "paper" and args.trainer is None:
+        raise CrossmodError("--preset paper needs -tr TRAINER: every trainer has the settings of its own paper")
     folder = dataset_folder("nnUNet_preprocessed", args.dataset_id)
     original = folder / f"{args.plans}.json"
     if not original.is_file():

@@ -13,6 +13,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunet_crossmod.data import Case, CrossmodBlock, check_batch_size
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError
+from nnunet_crossmod.plans import resolved_configuration
 
 __all__ = ["check_input", "check_role_sizes", "mixed_orientations", "planned_configuration"]
 
@@ -29,9 +30,7 @@ def planned_configuration(plans: Mapping[str, Any], configuration: str) -> dict[
         raise CrossmodError(
             f"{plans['plans_name']}.json has no configuration {configuration!r}; it has {', '.join(configurations)}"
         )
-    planned = dict(configurations[configuration])
-    while (parent := planned.pop("inherits_from", None)) is not None:
-        planned = {**configurations[parent], **planned}
+    planned = resolved_configuration(plans, configuration)
     if "previous_stage" in planned:
         raise UnsupportedError(
             f"{configuration} is a cascade, which cross-modal trainers do not do: train 3d_fullres or 2d instead"

@@ -19,6 +19,7 @@ from nnunet_crossmod.data import (
     CrossModalDataset,
     CrossmodBlock,
     GinSamples,
+    IntensityAugmentation,
     representative_patches,
 )
 from nnunet_crossmod.errors import CrossmodError

@@ -1,0 +1,69 @@
+"""The strong base: what it does to which samples, and that it never reads a label that training may not see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from nnunet_crossmod.data import Case, CrossModalBatch, CrossmodBlock, IntensityAugmentation
+
+EVERYTHING = frozenset({1, 2})
+CASES = (
+    Case("a", "MR", EVERYTHING, "a"),
+    Case("b", "CT", frozenset(), "b"),
+    Case("c", "MR", EVERYTHING, "c"),
+    Case("d", "CT", frozenset(), "d"),
+)
+BLOCK = CrossmodBlock(("MR", "CT"), ("MR",), ("CT",), {case.name: case for case in CASES}, {"x": 1, "y": 2})
+OFF: dict[str, Any] = {"curve_probability": 0.0, "gin": "off", "nnunet": False}
+
+
+@pytest.fixture
+def batch() -> CrossModalBatch:
+    labels = torch.randint(0, 3, (4, 16, 16)) * torch.tensor([1, 0, 1, 0]).view(4, 1, 1)
+    return CrossModalBatch(torch.randn(4, 1, 16, 16), (labels,), torch.tensor([0, 1, 0, 1]), CASES, BLOCK)
+
+
+def changed(batch: CrossModalBatch, **settings: Any) -> list[bool]:
+    augmented = IntensityAugmentation(**{**OFF, **settings})(batch)
+    assert torch.equal(augmented.labels[0], batch.labels[0])
+    return [not torch.equal(a, b) for a, b in zip(augmented.images, batch.images, strict=True)]
+
+
+def test_each_part_changes_the_samples_that_it_is_for(batch: CrossModalBatch) -> None:
+    assert changed(batch, curve_probability=1.0) == [True, False, True, False]
+    assert changed(batch, gin="source") == [True, False, True, False]
+    assert changed(batch, gin="all") == [True] * 4
+    assert changed(batch, gin="all", gin_probability=0.0) == [False] * 4
+    assert IntensityAugmentation(**OFF)(batch) is batch
+
+
+def test_nnunets_own_changes_follow(batch: CrossModalBatch) -> None:
+    assert any(any(changed(batch, nnunet=True)) for _ in range(8))
+
+
+def test_annotated_targets_get_curves(batch: CrossModalBatch) -> None:
+    cases = (*CASES[:3], replace(CASES[3], visible=EVERYTHING))
+    assert changed(replace(batch, cases=cases), curve_probability=1.0) == [True, False, True, True]
+
+
+def test_half_of_the_annotated_samples_get_curves(batch: CrossModalBatch) -> None:
+    augmentation = IntensityAugmentation(**{**OFF, "curve_probability": 0.5})
+    torch.manual_seed(0)
+    touched = torch.stack([(augmentation(batch).images != batch.images).flatten(1).any(1) for _ in range(60)])
+    share = touched.float().mean(0)
+    assert not share[[1, 3]].any()
+    assert ((share[[0, 2]] > 0.3) & (share[[0, 2]] < 0.7)).all()
+
+
+def test_hidden_labels_never_influence_it(batch: CrossModalBatch) -> None:
+    scrambled = batch.labels[0].clone()
+    scrambled[1::2] = torch.randint(0, 3, (2, 16, 16))
+    outcomes = []
+    for labels in (batch.labels[0], scrambled):
+        torch.manual_seed(5)
+        outcomes.append(IntensityAugmentation()(replace(batch, labels=(labels,))).images)
+    assert torch.equal(*outcomes)
