@@ -2,8 +2,8 @@
 
     python benchmarks/mscmrseg.py -i FOLDER_WITH_patientN_C0.nii.gz
 
-Every row is trained with nnU-Net's own commands on the same plans for the same number of iterations; rows that are
-already trained or predicted are not repeated. Data loading uses several processes, so figures do not repeat exactly.
+Every row is trained by nnU-Net on the same plans for the same number of iterations; rows that are
+already trained or predicted are not repeated.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_crossmod.commands.compare import check_numbers
 from nnunet_crossmod.compare import Comparison, read_method, roles_of
 from nnunet_crossmod.dataset_conversion import mscmrseg
 from nnunet_crossmod.errors import CrossmodError
@@ -52,7 +53,8 @@ def arguments(description: str | None, rows: Sequence[str], epochs: int, output:
     parser.add_argument("-o", dest="output", type=Path, default=Path(output), help=f"work folder ({output})")
     parser.add_argument("-tr", dest="rows", nargs="+", default=rows, metavar="ROW", help="; ".join(rows))
     parser.add_argument("--epochs", type=int, default=epochs, help=f"of 50 iterations each (default {epochs})")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="models trained side by side (1)")
     parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring")
     parser.add_argument("-device", default="cpu", choices=["auto", "cpu", "cuda", "mps"])
     return parser
@@ -62,6 +64,7 @@ def benchmark(
     args: argparse.Namespace, dataset: int, convert: Callable[[], Path], settings: Mapping[str, Any] | None = None
 ) -> None:
     """Prepare what is missing, compare, report."""
+    check_numbers([0], args.seeds, 2.0, args.jobs)
     args.output.mkdir(parents=True, exist_ok=True)
     use_folders(args.output)
     prepare(dataset, convert, args.output)
@@ -77,6 +80,7 @@ def benchmark(
         preset="cpu",
         device=device,
         mirroring=not args.disable_tta,
+        jobs=args.jobs,
     )
     comparison.run(roles_of(methods))
     print(f"report: {write_report(dataset, work, args.output / 'report.html', device=device)}")

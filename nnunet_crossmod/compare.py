@@ -8,25 +8,31 @@ import os
 import re
 import shlex
 import shutil
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
+from nnunet_crossmod import trained_on
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.evaluation import evaluate_folder, read_scores, write_evaluation
+from nnunet_crossmod.evaluation import METRICS, evaluate_folder, read_scores, write_evaluation
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, check_roles, compare, shown, to_latex, to_markdown
-from nnunet_crossmod.nnunet_runs import predict, train
-from nnunet_crossmod.paths import dataset_folder, let_nnunet_find_trainers, load_trainer
+from nnunet_crossmod.nnunet_runs import cores, predict, train
+from nnunet_crossmod.paths import dataset_folder, let_nnunet_find_trainers, load_trainer, read_json
 from nnunet_crossmod.plans import configure, read_setting, write_plans
 from nnunet_crossmod.training.hyperparameters import resolve
 
 __all__ = ["Comparison", "Method", "Run", "read_method", "roles_of"]
 
 FLOOR, CEILING = "SourceOnlyTrainer", "TargetSupervisedTrainer"
+WITH_NNUNETS_AUGMENTATION = {"augmentation": "nnunet"}
+"""Settings of the second floor, without the strong augmentation that all other rows share."""
+FINAL = "checkpoint_final.pth"
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Method:
 
     title: str
     trainer: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Run:
     name: str
     method: Method
     seed: int | None
-    fold: int
+    fold: int | str
     plans: str
     results: Path
     work: Path
@@ -89,6 +95,7 @@ class Comparison:
         device: ``cpu``, ``cuda`` or ``mps``.
         mirroring: test-time augmentation.
         tolerance: of the normalised surface Dice, in mm.
+        jobs: models trained side by side, which share the cores.
     """
 
     dataset: int | str
@@ -96,7 +103,7 @@ class Comparison:
     methods: Sequence[Method]
     work: Path
     plans: str = "nnUNetPlans"
-    folds: Sequence[int] = (0,)
+    folds: Sequence[int | str] = (0,)
     seeds: Sequence[int | None] = (None,)
     settings: Mapping[str, Any] | None = None
     preset: str | None = None
@@ -104,6 +111,7 @@ class Comparison:
     device: str = "cpu"
     mirroring: bool = True
     tolerance: float = 2.0
+    jobs: int = 1
 
     def run(self, roles: Roles) -> pd.DataFrame:
         """Do what is missing and write ``table.md``, ``table.csv``, ``table.tex``, ``scores.csv``; returns the table.
@@ -115,20 +123,67 @@ class Comparison:
         raw, block, ending, ignore = self._test_scans()
         self._check_annotations(block)
         runs = self.prepare()
+        self._check_trained(runs)
         self.work.mkdir(parents=True, exist_ok=True)
         self._record(raw, runs, roles)
-        scores = []
-        for number, run in enumerate(runs, start=1):
-            print(f"{number}/{len(runs)}  {run.method.title}, {run.name}")
-            self._train(run)
+        scores_per_run, failures = self._scores(runs, raw, block, ending, ignore)
+        failed_rows = {run.method.title for run in failures}
+        titles = [method.title for method in self.methods if method.title not in failed_rows]
+        together = [scores for run, scores in scores_per_run.items() if run.method.title in titles]
+        table = pd.DataFrame()
+        if together:
+            roles = Roles(*(role if role in titles else None for role in roles))
+            table = self._tables(pd.concat(together, ignore_index=True), titles, roles, block, runs)
+        if failures:
+            lines = [f"{run.method.title}, {run.name}: {error}" for run, error in failures.items()]
+            raise CrossmodError(f"{len(failures)} of {len(runs)} models are missing: " + "; ".join(lines))
+        return cast("pd.DataFrame", table)
+
+    def _scores(
+        self, runs: Sequence[Run], raw: Path, block: CrossmodBlock, ending: str, ignore: int | None
+    ) -> tuple[dict[Run, pd.DataFrame], dict[Run, CrossmodError]]:
+        """Train, predict and evaluate every run; one that fails does not stop the others."""
+
+        def scores_of(run: Run) -> pd.DataFrame:
+            print(f"{runs.index(run) + 1}/{len(runs)}  {run.method.title}, {run.name}", flush=True)
+            self._train(run, epochs[run])
             self._predict(run, raw / "imagesTs", ending)
-            found = self._evaluate(run, raw / "labelsTs", block, ending, ignore)
-            scores.append(found.assign(method=run.method.title, run=run.name))
-        together = pd.concat(scores)
-        together.to_csv(self.work / "scores.csv", index=False)
-        table = compare(together, [method.title for method in self.methods], roles, block.target)
+            scores = self._evaluate(run, raw / "labelsTs", block, ending, ignore)
+            return cast(
+                "pd.DataFrame", scores.assign(method=run.method.title, run=run.name, seed=run.seed, fold=run.fold)
+            )
+
+        # looked up here, as nnU-Net's search for trainers bears no second thread
+        epochs = {run: self._epochs(run) for run in runs}
+        epochs_left = {run: 0 if (run.results / FINAL).is_file() else epochs[run] for run in runs}
+        began, trained = time.monotonic(), 0
+        scores_per_run, failures = {}, {}
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
+            futures: dict[Future[pd.DataFrame], Run] = {pool.submit(scores_of, run): run for run in runs}
+            for future in as_completed(futures):
+                run = futures[future]
+                try:
+                    scores_per_run[run] = future.result()
+                except CrossmodError as error:
+                    failures[run] = error
+                    print(f"     {run.method.title}, {run.name} failed: {error}", flush=True)
+                trained += epochs_left.pop(run)
+                if trained and epochs_left:
+                    minutes = (time.monotonic() - began) / 60
+                    remaining = minutes * sum(epochs_left.values()) / trained
+                    print(f"     {minutes:.0f} min so far, about {remaining:.0f} min remain", flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return {run: scores_per_run[run] for run in runs if run in scores_per_run}, failures
+
+    def _tables(
+        self, scores: pd.DataFrame, titles: Sequence[str], roles: Roles, block: CrossmodBlock, runs: Sequence[Run]
+    ) -> pd.DataFrame:
+        scores.to_csv(self.work / "scores.csv", index=False)
+        table = with_spread_over_seeds(compare(scores, titles, roles, block.target), scores)
         modalities = [m for m in (*block.target, *block.source) if m in set(table["modality"])]
-        self._write(table, modalities, roles)
+        self._write(table, scores, modalities, roles, self._conditions(titles, block, runs))
         return table
 
     def prepare(self) -> list[Run]:
@@ -154,8 +209,8 @@ class Comparison:
                 model = results / f"{method.trainer}__{plans}__{self.configuration}"
                 for fold in self.folds:
                     name = f"fold{fold}" if seed is None else f"seed{seed}_fold{fold}"
-                    where = self.work / _slug(method.title) / (name + self._chosen())
-                    runs.append(Run(name, method, seed, fold, plans, model / f"fold_{fold}", where))
+                    work = self.work / _slug(method.title) / (name + self._chosen())
+                    runs.append(Run(name, method, seed, fold, plans, model / f"fold_{fold}", work))
         return runs
 
     def _check_annotations(self, block: CrossmodBlock) -> None:
@@ -175,6 +230,58 @@ class Comparison:
                     f"no training scan of the data set has labels that {method.trainer} may use: leave the row out, or "
                     "convert the data set with such labels beside the test scans (--split)"
                 )
+
+    def _check_trained(self, runs: Sequence[Run]) -> None:
+        preprocessed = dataset_folder("nnUNet_preprocessed", self.dataset)
+        for run in runs:
+            if any(run.results.glob("checkpoint_*.pth")):
+                trained_on.check(run.results, trained_on.fingerprint(preprocessed, run.plans))
+
+    def _epochs(self, run: Run) -> int:
+        epochs: int = self._hyperparameters(run.method, run.plans)["num_epochs"]
+        return epochs
+
+    def _hyperparameters(self, method: Method, plans: str) -> dict[str, Any]:
+        kind = load_trainer(method.trainer)
+        path = dataset_folder("nnUNet_preprocessed", self.dataset) / f"{plans}.json"
+        known = kind._hyperparameter_types
+        settings = read_json(path, "plan the data set again").get("crossmod", {})
+        return resolve(kind, known, {name: value for name, value in settings.items() if name in known}, path.name)
+
+    def _conditions(self, titles: Sequence[str], block: CrossmodBlock, runs: Sequence[Run]) -> pd.DataFrame:
+        """What the rows were trained with: samples with labels per step and steps, and whatever else differs."""
+        preprocessed = dataset_folder("nnUNet_preprocessed", self.dataset)
+        rows = []
+        for run in {run.method.title: run for run in runs}.values():
+            if run.method.title not in titles:
+                continue
+            written = run.results.parent / "plans.json"  # what the training used
+            plans = read_json(written if written.is_file() else preprocessed / f"{run.plans}.json", "train it again")
+            options = {**self._hyperparameters(run.method, run.plans), **plans.get("crossmod", {})}
+            batch_size = _configuration(plans, self.configuration)["batch_size"]
+            adam = options["optimizer_name"] != "sgd"
+            labelled = _labelled_per_step(run.method, block, batch_size, options["target_batch_size"])
+            rows.append(
+                {
+                    "method": run.method.title,
+                    "labelled per step": f"{labelled:.3g}",
+                    "steps": str(options["num_epochs"] * options["num_iterations_per_epoch"]),
+                    "batch": str(batch_size),
+                    "optimizer": options["optimizer_name"],
+                    "betas": ", ".join(map(str, options["adam_betas"])) if adam else "–",
+                    "learning rate": f"{options['initial_lr']:g}",
+                    "schedule": options["lr_schedule"],
+                }
+            )
+        conditions = pd.DataFrame(rows)
+        always = ("method", "labelled per step", "steps")
+        return cast(
+            "pd.DataFrame",
+            conditions[[name for name in conditions if name in always or conditions[name].nunique() > 1]],
+        )
+
+    def _threads(self) -> int:
+        return max(1, cores() // self.jobs)
 
     def _chosen(self) -> str:
         name = self.checkpoint.removesuffix(".pth").removeprefix("checkpoint_")
@@ -215,12 +322,13 @@ class Comparison:
                 )
         return raw, block, ending, dataset_json["labels"].get("ignore")
 
-    def _train(self, run: Run) -> None:
-        if (run.results / "checkpoint_final.pth").is_file():
+    def _train(self, run: Run, epochs: int) -> None:
+        if (run.results / FINAL).is_file():
             return
         started = any((run.results / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best"))
-        kind = load_trainer(run.method.trainer)
-        plans = json.loads((dataset_folder("nnUNet_preprocessed", self.dataset) / f"{run.plans}.json").read_text())
+        if not started:
+            preprocessed = dataset_folder("nnUNet_preprocessed", self.dataset)
+            trained_on.write(run.results, trained_on.fingerprint(preprocessed, run.plans))
         train(
             self.dataset,
             self.configuration,
@@ -229,9 +337,11 @@ class Comparison:
             device=self.device,
             log=self._log(run, "train"),
             title="train",
-            epochs=plans.get("crossmod", {}).get("num_epochs", kind.num_epochs),
+            epochs=epochs,
             fold=run.fold,
             resume=started,
+            threads=self._threads(),
+            show_progress=self.jobs == 1,
         )
 
     def _predict(self, run: Run, scans: Path, ending: str) -> None:
@@ -269,6 +379,8 @@ class Comparison:
             fold=run.fold,
             checkpoint=self.checkpoint,
             resume=True,
+            threads=self._threads(),
+            show_progress=self.jobs == 1,
         )
 
     def _evaluate(
@@ -282,7 +394,14 @@ class Comparison:
                 return read_scores(kept)
         modalities = {case.name: case.modality for case in block.test.values()}
         scores = evaluate_folder(
-            run.work / "predictions", references, block.labels, modalities, ending, ignore, tolerance=self.tolerance
+            run.work / "predictions",
+            references,
+            block.labels,
+            modalities,
+            ending,
+            ignore,
+            tolerance=self.tolerance,
+            processes=None if self.jobs == 1 else self._threads(),
         )
         write_evaluation(scores, run.work, self.tolerance)
         return scores
@@ -314,19 +433,44 @@ class Comparison:
         }
         (self.work / RECORD).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def _write(self, table: pd.DataFrame, modalities: Sequence[str], roles: Roles) -> None:
+    def _write(
+        self,
+        table: pd.DataFrame,
+        scores: pd.DataFrame,
+        modalities: Sequence[str],
+        roles: Roles,
+        conditions: pd.DataFrame,
+    ) -> None:
         markdown, latex = [], []
         for modality in modalities:
-            text, heading = shown(table, modality, roles), self._heading(table, modality)
+            text, heading = self._shown(table, modality, roles), self._heading(table, modality)
             print(f"\n{heading}\n\n{text.to_string(index=False)}")
             markdown.append(f"## {heading}\n\n{to_markdown(text)}\n")
             latex.append(to_latex(text, heading))
         notes = self._notes(table, roles)
         print("\n" + notes)
-        (self.work / "table.md").write_text("\n".join([*markdown, notes, ""]), encoding="utf-8")
+        print(f"\nTrained with\n\n{conditions.to_string(index=False)}")
+        per_scan = dice_per_scan(scores)
+        per_scan.to_csv(self.work / "scans.csv", index=False)
+        markdown += [notes, f"\n## Trained with\n\n{to_markdown(conditions)}\n"]
+        markdown += [f"## Dice per scan, mean over structures and models\n\n{to_markdown(per_scan.round(3))}\n"]
+        (self.work / "table.md").write_text("\n".join(markdown), encoding="utf-8")
         (self.work / "table.tex").write_text("\n\n".join(latex) + "\n", encoding="utf-8")
         table.to_csv(self.work / "table.csv", index=False)
-        print(f"\ntables: {self.work / 'table.md'}, table.csv, table.tex; cases: scores.csv")
+        print(f"\ntables: {self.work / 'table.md'}, table.csv, table.tex; scans: scans.csv, scores.csv")
+
+    def _shown(self, table: pd.DataFrame, modality: str, roles: Roles) -> pd.DataFrame:
+        """The table as text; where the second floor is among the rows, with every row's gain over it."""
+        text = shown(table, modality, roles)
+        second = self._second_floor()
+        rows = table[table["modality"] == modality].set_index("method")["dice mean"]
+        if second in rows:
+            text["over nnU-Net's augmentation"] = [f"{value - rows[second]:+.3f}" for value in rows]
+        return text
+
+    def _second_floor(self) -> str | None:
+        rows = [m.title for m in self.methods if m.trainer == FLOOR and m.settings == WITH_NNUNETS_AUGMENTATION]
+        return rows[0] if rows else None
 
     def _heading(self, table: pd.DataFrame, modality: str) -> str:
         row = table[table["modality"] == modality].iloc[0]
@@ -334,7 +478,7 @@ class Comparison:
 
     def _notes(self, table: pd.DataFrame, roles: Roles) -> str:
         notes = [
-            "Mean ± standard deviation over test scans, a scan's score being its mean over runs; NSD at "
+            "Mean over test scans ± standard deviation over seeds (with one seed, none is given); NSD at "
             f"{self.tolerance:g} mm. A structure missed or invented counts with Dice and NSD 0 and the image's "
             "diagonal."
         ]
@@ -342,6 +486,10 @@ class Comparison:
             notes.append(f"Gap closed: share of the way in mean Dice from {roles.floor} to {roles.ceiling}.")
         else:
             notes.append(f"No share of the gap closed: it takes the rows {FLOOR} and {CEILING}.")
+        if second := self._second_floor():
+            notes.append(f"Two floors: {roles.floor or FLOOR}, and with nnU-Net's own augmentation {second}.")
+        if len(self.seeds) < 3:
+            notes.append("Fewer than three seeds: differences between rows may be differences between seeds.")
         fewest = int(table["cases"].min())
         notes.append(
             f"p: two-sided Wilcoxon signed-rank test against {roles.against}, mean Dice, paired by scan, not corrected "
@@ -349,6 +497,56 @@ class Comparison:
             + (f"; with {fewest} scans it cannot fall below {2 ** (1 - fewest):.3g}." if fewest < 10 else ".")
         )
         return "\n".join(notes)
+
+
+def with_spread_over_seeds(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """The table with standard deviations over seeds in place of those over scans.
+
+    A seed's score is its mean over folds and scans; without seeds, that of a fold is its mean over scans.
+    """
+    table = table.copy()
+    scores = scores.reset_index(drop=True)
+    repeat = scores["seed"].where(scores["seed"].notna(), scores["run"])
+    metrics = list(METRICS)
+    for index, row in table.iterrows():
+        mine = scores[(scores["modality"] == row["modality"]) & (scores["method"] == row["method"])]
+        per_structure = mine.assign(repeat=repeat).groupby(["structure", "repeat"])[metrics].mean()
+        per_scan = mine.assign(repeat=repeat).groupby(["repeat", "run", "case"])[metrics].mean()
+        spread = per_structure.groupby("structure").std()
+        spread.loc["mean"] = per_scan.groupby("repeat").mean().std()
+        for structure in spread.index:
+            for metric in metrics:
+                table.loc[index, f"{metric} {structure} std"] = spread.loc[structure, metric]
+    return table
+
+
+def dice_per_scan(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per scan, one column per method: mean Dice over structures, runs averaged."""
+    per_scan = scores.groupby(["modality", "case", "method"], sort=False)["dice"].mean()
+    return cast("pd.DataFrame", per_scan.unstack("method").reset_index())
+
+
+def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    planned: dict[str, Any] = plans["configurations"][name]
+    parent = planned.get("inherits_from")
+    return planned if parent is None else {**_configuration(plans, parent), **planned}
+
+
+def _labelled_per_step(method: Method, block: CrossmodBlock, batch_size: int, target_batch_size: int | None) -> float:
+    """Expected number of annotated samples in a step: as many of the source as planned, and those of the target."""
+    kind = load_trainer(method.trainer)
+    trainer = kind.__new__(kind)
+    trainer.block = block
+    annotated: dict[str, list[bool]] = {}
+    for case in block.cases.values():
+        if (seen := trainer.see(case)) is not None:
+            annotated.setdefault(seen.modality, []).append(bool(seen.annotated))
+    source, target = (
+        [sum(annotated[name]) / len(annotated[name]) for name in role if name in annotated]
+        for role in (block.source, block.target)
+    )
+    sizes = ((source, batch_size), (target, (target_batch_size or batch_size) if source else batch_size))
+    return sum(shares[i % len(shares)] for shares, size in sizes if shares for i in range(size))
 
 
 def _results() -> Path:

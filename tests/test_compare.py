@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from nnunet_crossmod import compare
+from nnunet_crossmod import compare, nnunet_runs
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.compare import read_method, roles_of
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.evaluation import METRICS
 from nnunet_crossmod.paths import load_trainer
 
 ROWS = ["SourceOnlyTrainer", "AICLTrainer fpc_weight=0.1", "TargetSupervisedTrainer"]
@@ -30,10 +31,15 @@ class Commands:
     def __init__(self, raw: Path, preprocessed: Path) -> None:
         self.raw, self.preprocessed = raw, preprocessed
         self.done: list[tuple[str, ...]] = []
+        self.threads: list[int] = []
+        self.failing = ""
 
     def train(self, dataset: str, configuration: str, trainer: str, plans: str, **how: Any) -> None:
         assert (self.preprocessed / f"{plans}.json").is_file()
         self.done.append(("train", trainer, plans, str(how["fold"]), "--c" if how["resume"] else ""))
+        self.threads.append(how["threads"])
+        if trainer == self.failing:
+            raise CrossmodError(f"train failed; the last lines of {how['log']} say why")
         model = f"{trainer}__{plans}__{configuration}"
         fold = Path(os.environ["nnUNet_results"]) / self.raw.name / model / f"fold_{how['fold']}"  # noqa: SIM112
         fold.mkdir(parents=True, exist_ok=True)
@@ -245,3 +251,92 @@ def test_a_preset_brings_what_the_trainer_has_for_it(commands: Commands, tmp_pat
     with_preset = [options for options in found.values() if "generator_width" in options]
     assert [options["generator_width"] for options in with_preset] == [preset["generator_width"], 8]
     assert len(found) == 3
+
+
+def test_a_row_that_fails_costs_no_other_row(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands.failing = "AICLTrainer"
+    assert call(tmp_path / "work", rows=["SourceOnlyTrainer", "AICLTrainer", "TargetSupervisedTrainer"]) == 1
+    captured = capsys.readouterr()
+    assert "AICLTrainer, fold0: train failed; the last lines of" in captured.err
+    assert "train.log" in captured.err
+    table = pd.read_csv(tmp_path / "work" / "table.csv")
+    assert set(table["method"]) == {"SourceOnlyTrainer", "TargetSupervisedTrainer"}
+    commands.failing = ""
+    commands.done.clear()
+    assert call(tmp_path / "work", rows=["SourceOnlyTrainer", "AICLTrainer", "TargetSupervisedTrainer"]) == 0
+    assert {step[1] for step in commands.done} == {"AICLTrainer"}
+
+
+def test_rows_side_by_side_share_the_cores_and_give_the_same_table(commands: Commands, tmp_path: Path) -> None:
+    for jobs in ("1", "2"):
+        shutil.rmtree(Path(os.environ["nnUNet_results"]) / commands.raw.name, ignore_errors=True)  # noqa: SIM112
+        assert call(tmp_path / jobs, "--jobs", jobs, "--seeds", "0", "1") == 0
+    assert commands.threads == [nnunet_runs.cores()] * 6 + [max(1, nnunet_runs.cores() // 2)] * 6
+    tables = [(tmp_path / jobs / "table.csv").read_text() for jobs in ("1", "2")]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("change", ["labels", "block"])
+def test_a_model_trained_on_other_annotations_is_refused(
+    change: str, commands: Commands, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(tmp_path, rows=["SourceOnlyTrainer"]) == 0
+    path = dataset / "dataset.json" if change == "block" else next((dataset / "gt_segmentations").iterdir())
+    original = path.read_bytes()
+    if change == "block":
+        content = json.loads(original)
+        next(iter(content["crossmod"]["cases"].values()))["annotated"] = []
+        path.write_text(json.dumps(content))
+    else:
+        path.write_bytes(original + b"0")
+    commands.done.clear()
+    try:
+        assert call(tmp_path, rows=["SourceOnlyTrainer"]) == 1
+    finally:
+        path.write_bytes(original)
+    error = capsys.readouterr().err
+    assert "was trained on " in error
+    assert "remove " in error
+    if change == "labels":
+        assert path.name in error
+    assert commands.done == []
+    assert call(tmp_path, rows=["SourceOnlyTrainer"]) == 0
+    assert commands.done == []
+
+
+def test_the_spread_is_over_seeds_not_over_scans() -> None:
+    rows = [
+        {"modality": "lge", "method": "A", "run": f"seed{seed}", "seed": seed, "case": case, "structure": structure}
+        | dict.fromkeys(METRICS, 0.1 * seed + case)
+        for seed in (0, 1, 2)
+        for case in (1, 2)
+        for structure in ("Myo", "LV")
+    ]
+    columns = [f"{metric} {structure} std" for metric in METRICS for structure in ("Myo", "LV", "mean")]
+    table = pd.DataFrame([{"modality": "lge", "method": "A", **dict.fromkeys(columns, 9.0)}])
+    spread = compare.with_spread_over_seeds(table, pd.DataFrame(rows))
+    np.testing.assert_allclose(spread[columns], 0.1)
+    alone = compare.with_spread_over_seeds(table, pd.DataFrame(rows[:4]))
+    assert alone[columns].isna().all(axis=None)
+
+
+def test_what_the_rows_were_trained_with_is_printed(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["SourceOnlyTrainer", "JointTrainer", "JointTrainer optimizer_name=adam num_epochs=7"]
+    assert call(tmp_path, "--set", "num_iterations_per_epoch=5", rows=rows) == 0
+    lines = capsys.readouterr().out.split("Trained with")[1].splitlines()
+    header = next(line for line in lines if "labelled per step" in line)
+    assert "optimizer" in header
+    assert "schedule" not in header
+    last = next(line for line in lines if "num_epochs=7" in line and " 35 " in line)
+    assert "0.9, 0.999" in last
+    assert "Trained with" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "scans.csv").is_file()
+
+
+def test_folds_may_be_all(commands: Commands, tmp_path: Path) -> None:
+    assert call(tmp_path, "-f", "all", rows=["SourceOnlyTrainer"]) == 0
+    assert [step[3] for step in commands.done] == ["all", "all"]

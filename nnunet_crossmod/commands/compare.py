@@ -1,6 +1,7 @@
 """Train what is missing, predict the test scans (imagesTs, labelsTs), evaluate, and print the methods in one
-table: mean ± standard deviation, share of the gap between floor and ceiling closed, paired Wilcoxon tests.
-Run it again to go on where it stopped. Writes table.md, table.csv, table.tex and scores.csv.
+table: mean over scans ± standard deviation over seeds, share of the gap between floor and
+ceiling closed, paired Wilcoxon tests. Run it again to go on where it stopped. Writes table.md,
+table.csv, table.tex, scans.csv and scores.csv. A model that fails does not stop the others; the exit code says so.
 
   crossmod compare -d 520 -c 2d -tr SourceOnlyTrainer AICLTrainer TargetSupervisedTrainer
   crossmod compare -d 511 -c 2d --seeds 0 1 2 -tr SourceOnlyTrainer "AICLTrainer fpc_weight=0.05"
@@ -9,6 +10,7 @@ Run it again to go on where it stopped. Writes table.md, table.csv, table.tex an
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_crossmod.commands.arguments import FINAL, add_device_argument, fold
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='a trainer, or in quotes a trainer and its hyper-parameters: "AICLTrainer gin=source"',
     )
     parser.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="plans (nnUNetPlans)")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="train every row with each of these seeds")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="train every row with each; three or more")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="hyper-parameters of all rows"
     )
@@ -55,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device_argument(parser)
     parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring, as nnU-Net's flag")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="models trained side by side, sharing the cores (1)"
+    )
     parser.add_argument("--floor", metavar="ROW", help="lower end of the gap (SourceOnlyTrainer)")
     parser.add_argument("--ceiling", metavar="ROW", help="upper end of the gap (TargetSupervisedTrainer)")
     parser.add_argument("--against", metavar="ROW", help="row the others are tested against (the floor, or the first)")
@@ -64,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out ``crossmod compare``."""
     settings = dict(map(read_setting, args.set))
-    check_numbers(args.folds, args.seeds or (), args.tolerance)
+    check_numbers(args.folds, args.seeds or (), args.tolerance, args.jobs)
     device = device_of(args.device)
 
     from nnunet_crossmod.compare import Comparison, read_method, roles_of
@@ -84,13 +89,14 @@ def run(args: argparse.Namespace) -> int:
         device,
         not args.disable_tta,
         args.tolerance,
+        args.jobs,
     )
     comparison.run(roles_of(methods, args.floor, args.ceiling, args.against))
     print(f"Next: crossmod report -d {args.dataset} -i {args.output}")
     return 0
 
 
-def check_numbers(folds: list[int | str], seeds: list[int] | tuple[int, ...], tolerance: float) -> None:
+def check_numbers(folds: Sequence[int | str], seeds: Sequence[int], tolerance: float, jobs: int) -> None:
     """Raise :class:`CrossmodError` for what no comparison can use."""
     for seed in seeds:
         if seed < 0:
@@ -98,5 +104,7 @@ def check_numbers(folds: list[int | str], seeds: list[int] | tuple[int, ...], to
     for flag, values in (("--seeds", seeds), ("-f", folds)):
         if len(set(values)) < len(values):
             raise CrossmodError(f"{flag} {' '.join(map(str, values))} names one twice: name each once")
+    if jobs < 1:
+        raise CrossmodError(f"--jobs {jobs} must be 1 or more")
     if not tolerance > 0:
         raise CrossmodError(f"--tolerance {tolerance} must be above 0 mm")

@@ -116,7 +116,7 @@ class Labels:
 def test_balanced_batches_alternate_and_draw_every_case() -> None:
     cases = {f"{m}{i}": Case(f"{m}{i}", m, frozenset(), f"{i}") for m, n in (("T1", 2), ("T1c", 9)) for i in range(n)}
     data = CrossModalDataset(Inner(), cases, block_of(cases))
-    loader = BalancedDataLoader(data, 5, (4, 4), (4, 4), Labels())
+    loader = BalancedDataLoader(data, 3, (4, 4), (4, 4), Labels(), target_batch_size=2)
     drawn = [loader.get_indices() for _ in range(60)]
     assert all([cases[name].modality for name in batch] == ["T1", "T1c", "T1", "T1c", "T1"] for batch in drawn)
     assert {name for batch in drawn for name in batch} == set(cases)
@@ -126,14 +126,17 @@ def test_balanced_batches_alternate_and_draw_every_case() -> None:
 def test_foreground_is_forced_in_every_modality(batch_size: int) -> None:
     cases = {m: Case(m, m, frozenset({1}), m) for m in ("T1", "T1c")}
     data = CrossModalDataset(Inner(), cases, block_of(cases))
-    loader = BalancedDataLoader(data, batch_size, (4, 4), (4, 4), Labels(), oversample_foreground_percent=0.33)
-    forced = np.array([[loader.get_do_oversample(i) for i in range(batch_size)] for _ in range(300)]).mean(0)
+    sizes = {"target_batch_size": batch_size, "oversample_foreground_percent": 0.33}
+    loader = BalancedDataLoader(data, batch_size, (4, 4), (4, 4), Labels(), **sizes)
+    assert loader.batch_size == 2 * batch_size
+    forced = np.array([[loader.get_do_oversample(i) for i in range(2 * batch_size)] for _ in range(300)]).mean(0)
     assert (abs(forced - 0.33) < 0.12).all()
 
 
 def test_a_hidden_case_is_cropped_anywhere(recwarn: pytest.WarningsRecorder) -> None:
     cases = {"x": Case("x", "T1", frozenset(), "x")}
-    loader = BalancedDataLoader(CrossModalDataset(Inner(), cases, block_of(cases)), 1, (4, 4), (4, 4), Labels())
+    scans = CrossModalDataset(Inner(), cases, block_of(cases))
+    loader = BalancedDataLoader(scans, 1, (4, 4), (4, 4), Labels(), target_batch_size=1)
     hidden = {key: [] for key in LOCATIONS}
     for force in (False, True):
         corners = {tuple(loader.get_bbox((1, 20, 20), force, hidden)[0]) for _ in range(200)}
