@@ -40,8 +40,8 @@ class _Grid:
             kernels.append(kernel)
             strides.append(step)
             paddings.append(padding)
-        kind = convert_dim_to_conv_op(len(self.size))
-        return kind(channels, width, tuple(kernels), tuple(strides), tuple(paddings))  # type: ignore[arg-type]
+        kind: type[nn.Module] = convert_dim_to_conv_op(len(self.size))
+        return kind(channels, width, tuple(kernels), tuple(strides), tuple(paddings))
 
     def norm(self, width: int) -> list[nn.Module]:
         """Instance norm; none where a single voxel is left, of which there is no variance."""

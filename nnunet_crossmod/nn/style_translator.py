@@ -149,7 +149,7 @@ class AdaINAutoEncoder(nn.Module):
             kernel = [4 if s == 2 else k for s, k in zip(strides[level], kernels[level], strict=True)]
             padding = [1 if s == 2 else k // 2 for s, k in zip(strides[level], kernel, strict=True)]
             outputs = width * 2**level
-            up.append(_Layer(transposed(2 * outputs, outputs, kernel, strides[level], padding), outputs))  # type: ignore[arg-type]
+            up.append(_Layer(transposed(2 * outputs, outputs, kernel, strides[level], padding), outputs))
         self.encoder = _Half([*down, *residual()], domains, hidden)
         self.decoder = _Half(up, domains, hidden)
         self.last = convolution(axes, width, channels, outer)
