@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op, get_matching_instancenorm
 from torch import nn
 
 __all__ = ["DiscriminatorDesign", "build_discriminator"]
@@ -39,14 +40,14 @@ class _Grid:
             kernels.append(kernel)
             strides.append(step)
             paddings.append(padding)
-        kind = nn.Conv2d if len(self.size) == 2 else nn.Conv3d
-        return kind(channels, width, tuple(kernels), tuple(strides), tuple(paddings))  # type: ignore[arg-type]
+        kind: type[nn.Module] = convert_dim_to_conv_op(len(self.size))
+        return kind(channels, width, tuple(kernels), tuple(strides), tuple(paddings))
 
     def norm(self, width: int) -> list[nn.Module]:
         """Instance norm; none where a single voxel is left, of which there is no variance."""
         if math.prod(self.size) == 1:
             return []
-        return [nn.InstanceNorm2d(width) if len(self.size) == 2 else nn.InstanceNorm3d(width)]
+        return [get_matching_instancenorm(dimension=len(self.size))(width)]
 
 
 def build_discriminator(

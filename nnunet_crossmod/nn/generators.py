@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from dynamic_network_architectures.building_blocks.helper import (
+    convert_dim_to_conv_op,
+    get_matching_convtransp,
+    get_matching_instancenorm,
+)
 from torch import Tensor, nn
 
 from nnunet_crossmod.nn.intensity_map import from_unit, to_unit
@@ -29,13 +34,13 @@ def fitting(kernel: int, size: int) -> int:
 
 def convolution(axes: int, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int] | int = 1) -> Any:
     """A convolution of two or three axes that mirrors the image at its edges."""
-    kind: Any = nn.Conv2d if axes == 2 else nn.Conv3d
+    kind: Any = convert_dim_to_conv_op(axes)
     return kind(inputs, outputs, kernel, stride, [k // 2 for k in kernel], padding_mode="reflect")
 
 
 class _Activation(nn.Sequential):
     def __init__(self, axes: int, channels: int) -> None:
-        super().__init__((nn.InstanceNorm2d if axes == 2 else nn.InstanceNorm3d)(channels), nn.ReLU())
+        super().__init__(get_matching_instancenorm(dimension=axes)(channels), nn.ReLU())
 
 
 class _ResidualBlock(nn.Module):
@@ -45,7 +50,7 @@ class _ResidualBlock(nn.Module):
             convolution(axes, channels, channels, kernel),
             _Activation(axes, channels),
             convolution(axes, channels, channels, kernel),
-            (nn.InstanceNorm2d if axes == 2 else nn.InstanceNorm3d)(channels),
+            get_matching_instancenorm(dimension=axes)(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +106,7 @@ class ResnetGenerator(nn.Module):
             length = [one // s for one, s in zip(length, stride, strict=True)]
         inner = [fitting(3, one) for one in length]
         self.blocks = nn.ModuleList([_ResidualBlock(axes, 4 * width, inner) for _ in range(blocks)])
-        transposed: Any = nn.ConvTranspose2d if axes == 2 else nn.ConvTranspose3d
+        transposed: Any = get_matching_convtransp(dimension=axes)
         up: list[nn.Module] = []
         for level in (1, 0):
             kernel = [4 if s == 2 else k for s, k in zip(strides[level], kernels[level], strict=True)]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op, get_matching_instancenorm
 from torch import Tensor, nn
 
 __all__ = ["build_feature_discriminator", "local_feature_mask"]
@@ -58,8 +59,8 @@ def build_feature_discriminator(channels: int, size: Sequence[int], width: int =
         raise ValueError(
             f"expected a width of at least 8 and two or three axes, got width {width} and size {list(size)}"
         )
-    convolution: Any = nn.Conv2d if len(size) == 2 else nn.Conv3d
-    norm = nn.InstanceNorm2d if len(size) == 2 else nn.InstanceNorm3d
+    convolution: Any = convert_dim_to_conv_op(len(size))
+    norm: Any = get_matching_instancenorm(dimension=len(size))
     kernel = [3 if length > 1 else 1 for length in size]
     padding = [k // 2 for k in kernel]
     layers: list[nn.Module] = []

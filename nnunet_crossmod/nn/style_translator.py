@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_convtransp
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -143,12 +144,12 @@ class AdaINAutoEncoder(nn.Module):
             return [_ResidualBlock(axes, 4 * width, inner) for _ in range(blocks)]
 
         up = residual()
-        transposed = nn.ConvTranspose2d if axes == 2 else nn.ConvTranspose3d
+        transposed = get_matching_convtransp(dimension=axes)
         for level in (1, 0):
             kernel = [4 if s == 2 else k for s, k in zip(strides[level], kernels[level], strict=True)]
             padding = [1 if s == 2 else k // 2 for s, k in zip(strides[level], kernel, strict=True)]
             outputs = width * 2**level
-            up.append(_Layer(transposed(2 * outputs, outputs, kernel, strides[level], padding), outputs))  # type: ignore[arg-type]
+            up.append(_Layer(transposed(2 * outputs, outputs, kernel, strides[level], padding), outputs))
         self.encoder = _Half([*down, *residual()], domains, hidden)
         self.decoder = _Half(up, domains, hidden)
         self.last = convolution(axes, width, channels, outer)
