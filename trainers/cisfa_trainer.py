@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_crossmod.data import CrossModalBatch
-from nnunet_crossmod.losses import discriminate, fool, nt_xent, patch_nce
+from nnunet_crossmod.losses import detect, fool, nt_xent, patch_nce
 from nnunet_crossmod.nn import (
     ImageDiscriminator,
     ImageTranslator,
@@ -76,7 +76,7 @@ class CISFATrainer(TranslatingTrainer):
         },
     }
     keeps_modality = False
-    collapse_terms = CollapseTerms("generator", "generator/gan", "image_discriminator/tell", "pcl_weight")
+    collapse_terms = CollapseTerms("generator", "generator/gan", "image_discriminator/detect", "pcl_weight")
 
     generator_width: Count = 64
     generator_blocks: Annotated[int, Bounds(2)] = 9
@@ -169,7 +169,9 @@ class CISFATrainer(TranslatingTrainer):
         return Outputs(source, target, translated, features, self.source_foreground(batch))
 
     def generator_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
-        losses = Losses().add("gan", fool(self.image_discriminator(outputs.translated)), self.gan_weight)
+        losses = Losses().add(
+            "gan", fool(self.image_discriminator(outputs.translated), "least_squares"), self.gan_weight
+        )
         if self.pcl_weight > 0:
             losses.add("pcl", self.patch_contrast(outputs), self.pcl_weight)
         self.add_variances(losses, outputs.source, outputs.translated, outputs.foreground)
@@ -222,7 +224,7 @@ class CISFATrainer(TranslatingTrainer):
             losses.add("gcl", gcl, self.gcl_weight)
         if self.fool_weight > 0:
             scores = self.mask_discriminator(outputs.logits[0][batch.target_rows].softmax(1))
-            losses.add("fool", fool(scores), self.fool_weight)
+            losses.add("fool", fool(scores, "least_squares"), self.fool_weight)
         return losses
 
     def encoder_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
@@ -241,7 +243,7 @@ class CISFATrainer(TranslatingTrainer):
 
     def image_discriminator_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         real, fake = self.image_discriminator(outputs.target), self.image_discriminator(outputs.translated)
-        return Losses().add("tell", discriminate(real, fake))
+        return Losses().add("detect", detect(real, fake, "least_squares"))
 
     @torch.no_grad()
     def predicted_again(self, batch: CrossModalBatch, outputs: Outputs) -> Outputs:
@@ -254,7 +256,7 @@ class CISFATrainer(TranslatingTrainer):
         real, fake = (
             self.mask_discriminator(outputs.probabilities[rows]) for rows in (batch.source_rows, batch.target_rows)
         )
-        return Losses().add("tell", discriminate(real, fake))
+        return Losses().add("detect", detect(real, fake, "least_squares"))
 
     # ---- what else G is good for -------------------------------------------------------------------------------
 

@@ -13,13 +13,11 @@ from torch.nn import functional
 
 from nnunet_crossmod.data import CrossModalBatch
 from nnunet_crossmod.losses import (
-    GanLoss,
-    adversarial_confusion,
-    adversarial_discrimination,
-    certainty,
-    discriminate,
-    domain_accuracy,
+    Game,
+    detect,
+    detection_accuracy,
     fool,
+    probability_of_real,
 )
 from nnunet_crossmod.nn import (
     AdaINAutoEncoder,
@@ -80,7 +78,7 @@ class GLUATrainer(TranslatingTrainer):
     }
     collapse_terms = CollapseTerms(
         "translator",
-        "image_discriminator/fakes_told",
+        "image_discriminator/fakes_detected",
         "image_discriminator/misjudged",
         "reconstruction_weight and cycle_weight",
     )
@@ -98,7 +96,7 @@ class GLUATrainer(TranslatingTrainer):
     cycle_weight: Weight = 20.0
     content_weight: Weight = 1.0
     gan_weight: Weight = 1.0
-    gan_loss: GanLoss = "bce"
+    gan_loss: Game = "bce"
     """The game of all discriminators."""
     local_alignment: bool = True
     local_weight: Weight = 0.01
@@ -155,7 +153,8 @@ class GLUATrainer(TranslatingTrainer):
             (np.array(configuration.patch_size) // stride).tolist(),
             options["local_discriminator_width"],
         )
-        return AlignedUNet(unet, discriminator, options["target_modalities"], side, stage, options["mask_detached"])
+        detached, game = options["mask_detached"], options["gan_loss"]
+        return AlignedUNet(unet, discriminator, options["target_modalities"], side, stage, detached, game)
 
     @classmethod
     def build_translator(cls, plans: Any, configuration: Any, channels: int) -> StyleTranslator:
@@ -239,7 +238,7 @@ class GLUATrainer(TranslatingTrainer):
             .add("reconstruction", reconstruction, self.reconstruction_weight)
             .add("cycle", cycle, self.cycle_weight)
             .add("content", content, self.content_weight)
-            .add("gan", adversarial_confusion(scores, self.gan_loss), self.gan_weight)
+            .add("gan", fool(scores, self.gan_loss), self.gan_weight)
         )
         depth, rows = batch.images.shape[2], batch.source_rows
         source, translated = (
@@ -251,11 +250,11 @@ class GLUATrainer(TranslatingTrainer):
     def image_discriminator_objective(self, batch: CrossModalBatch, outputs: Translations) -> Losses:
         real = self.image_discriminator(outputs.images, outputs.modality)
         fake = self.image_discriminator(outputs.translated.detach(), outputs.wanted)
-        losses = Losses().add("tell", adversarial_discrimination(real, fake, self.gan_loss))
+        losses = Losses().add("detect", detect(real, fake, self.gan_loss))
         # what the warning of a saturated discriminator is made of, on the scale of least squares in either game
-        passing_real, passing_fake = (1 - certainty(scores, self.gan_loss) for scores in (real, fake))
-        losses.add("fakes_told", fool(passing_fake), 0.0)
-        return losses.add("misjudged", discriminate(passing_real, passing_fake), 0.0)
+        certainty = [probability_of_real(scores, self.gan_loss) for scores in (real, fake)]
+        losses.add("fakes_detected", fool(certainty[1], "least_squares"), 0.0)
+        return losses.add("misjudged", detect(*certainty, "least_squares"), 0.0)
 
     # ---- stage 2 -----------------------------------------------------------------------------------------------
 
@@ -288,11 +287,11 @@ class GLUATrainer(TranslatingTrainer):
         target = outputs.batch.target_rows
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, outputs.batch))
         if self.local_alignment:
-            local = adversarial_confusion(outputs.decisions[target], self.gan_loss)
+            local = fool(outputs.decisions[target], self.gan_loss)
             losses.add("local", local, self.local_weight)
         if self.global_alignment:
             scores = self.d2(outputs.logits[0][target].softmax(1))
-            losses.add("global", adversarial_confusion(scores, self.gan_loss), self.global_weight)
+            losses.add("global", fool(scores, self.gan_loss), self.global_weight)
         return losses
 
     def local_discriminator_objective(self, batch: CrossModalBatch, outputs: Segmentation) -> Losses:
@@ -306,9 +305,8 @@ class GLUATrainer(TranslatingTrainer):
 
     def detection(self, scores: Tensor, batch: CrossModalBatch) -> Losses:
         source, target = scores[batch.source_rows], scores[batch.target_rows]
-        middle = 0.0 if self.gan_loss == "bce" else 0.5
-        losses = Losses().add("tell", adversarial_discrimination(source, target, self.gan_loss))
-        return losses.add("accuracy", domain_accuracy(source - middle, target - middle), 0.0)
+        losses = Losses().add("detect", detect(source, target, self.gan_loss))
+        return losses.add("accuracy", detection_accuracy(source, target, self.gan_loss), 0.0)
 
     # ---- pictures ----------------------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ from nnunet_crossmod.data import Case, CrossModalBatch
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.losses import (
     MarginMode,
-    domain_accuracy,
-    domain_confusion,
-    domain_discrimination,
+    detect,
+    detection_accuracy,
+    fool,
     margin_contrast,
     prototype_cosines,
     self_information,
@@ -86,7 +86,7 @@ class AdvEntTrainer(CrossModalTrainer):
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, batch))
         for name, weight in self.fooled.items():
             scores = self.discriminators[name](outputs.information[name][batch.target_rows])
-            losses.add(f"fool_{name}", domain_confusion(scores), weight)
+            losses.add(f"fool_{name}", fool(scores), weight)
         return losses
 
     def discriminate(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
@@ -95,8 +95,8 @@ class AdvEntTrainer(CrossModalTrainer):
         for name in self.fooled:
             scores = self.discriminators[name](outputs.information[name].detach())
             source, target = scores[batch.source_rows], scores[batch.target_rows]
-            losses.add(name, domain_discrimination(source, target))
-            losses.add(f"accuracy_{name}", domain_accuracy(source, target), 0.0)
+            losses.add(name, detect(source, target))
+            losses.add(f"accuracy_{name}", detection_accuracy(source, target), 0.0)
         return losses
 
 

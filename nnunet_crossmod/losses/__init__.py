@@ -1,14 +1,14 @@
 """Losses: pure functions of tensors, one file an idea."""
 
-from nnunet_crossmod.losses.adversarial_game import (
-    GanLoss,
-    adversarial_confusion,
-    adversarial_discrimination,
-    certainty,
+from nnunet_crossmod.losses.adversarial import (
+    Game,
+    detect,
+    detection_accuracy,
+    fool,
+    probability_of_real,
+    signed_decision,
 )
-from nnunet_crossmod.losses.domain_adversary import domain_accuracy, domain_confusion, domain_discrimination
 from nnunet_crossmod.losses.feature_patch_contrast import feature_patch_contrast
-from nnunet_crossmod.losses.least_squares import discriminate, fool
 from nnunet_crossmod.losses.margin_contrast import MarginMode, margin_contrast
 from nnunet_crossmod.losses.nt_xent import nt_xent
 from nnunet_crossmod.losses.partial_annotation import marginalise
@@ -25,16 +25,11 @@ from nnunet_crossmod.losses.semantic_consistency import (
 from nnunet_crossmod.losses.structural_consistency import class_descriptors, structural_consistency
 
 __all__ = [
-    "GanLoss",
+    "Game",
     "MarginMode",
-    "adversarial_confusion",
-    "adversarial_discrimination",
-    "certainty",
     "class_descriptors",
-    "discriminate",
-    "domain_accuracy",
-    "domain_confusion",
-    "domain_discrimination",
+    "detect",
+    "detection_accuracy",
     "feature_patch_contrast",
     "fool",
     "image_consistency",
@@ -45,8 +40,10 @@ __all__ = [
     "modality_consistency_of_all",
     "nt_xent",
     "patch_nce",
+    "probability_of_real",
     "prototype_cosines",
     "self_information",
+    "signed_decision",
     "structural_consistency",
     "trusted_dice_ce",
 ]

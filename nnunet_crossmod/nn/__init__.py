@@ -2,8 +2,13 @@
 
 from nnunet_crossmod.nn.aligned_unet import AlignedFeatureMaps, AlignedUNet, FeatureSide
 from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext, conditional_instance_norm
-from nnunet_crossmod.nn.discriminators import DiscriminatorDesign, build_discriminator
-from nnunet_crossmod.nn.domain_discriminator import DomainImageDiscriminator
+from nnunet_crossmod.nn.discriminators import (
+    DiscriminatorDesign,
+    DomainImageDiscriminator,
+    ImageDiscriminator,
+    build_discriminator,
+    build_feature_discriminator,
+)
 from nnunet_crossmod.nn.external_attention import (
     ClassEmbeddings,
     ExternalAttention,
@@ -18,10 +23,9 @@ from nnunet_crossmod.nn.generators import (
     from_slices,
     translator_plan,
 )
-from nnunet_crossmod.nn.image_discriminators import ImageDiscriminator
 from nnunet_crossmod.nn.intensity_map import from_unit, to_unit
 from nnunet_crossmod.nn.joint_architectures import EncoderPerModality, ModalityGain, ModulatedUNet, encoder_per_modality
-from nnunet_crossmod.nn.local_alignment import build_feature_discriminator, local_feature_mask
+from nnunet_crossmod.nn.local_alignment import local_feature_mask
 from nnunet_crossmod.nn.projection import ProjectionHead
 from nnunet_crossmod.nn.stock_state import stock_state
 from nnunet_crossmod.nn.style_translator import AdaINAutoEncoder, StyleTranslator, adaptive_instance_norm

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_crossmod.errors import UnsupportedError
+from nnunet_crossmod.losses.adversarial import Game, signed_decision
 from nnunet_crossmod.nn.local_alignment import local_feature_mask
 from nnunet_crossmod.nn.unet import ModalityUNet
 
@@ -42,6 +43,7 @@ class AlignedUNet(ModalityUNet):
         side: whether the tapped stage is one of the encoder or of the decoder.
         stage: its index, 0 at full resolution.
         detached: take the mask as a constant instead of as a function of the features.
+        game: that the discriminator plays; the mask is large where its decisions are certain, in either.
 
     Raises:
         ValueError: a stage that the network does not have.
@@ -57,6 +59,7 @@ class AlignedUNet(ModalityUNet):
         side: FeatureSide,
         stage: int,
         detached: bool = False,
+        game: Game = "bce",
     ) -> None:
         super().__init__(unet, unet.image_channels, unet.modalities, unet.context)
         stages = len(unet.encoder.stages) if side == "encoder" else len(unet.decoder.stages)  # type: ignore[arg-type]
@@ -65,6 +68,7 @@ class AlignedUNet(ModalityUNet):
         self.local_discriminator = discriminator.requires_grad_(False)
         self.tap = (side, stage)
         self.detached = detached
+        self.game: Game = game
         is_target = torch.tensor([name in targets for name in self.modalities])
         self.register_buffer("is_target", is_target, persistent=False)
 
@@ -103,7 +107,8 @@ class AlignedUNet(ModalityUNet):
     def masked(self, features: Tensor, modality: Tensor) -> tuple[Tensor, Tensor]:
         """Features (n, c, *f), those of target modalities masked, and the discriminator's logits (n, 1, *f)."""
         decisions: Tensor = self.local_discriminator(features)
-        raised = local_feature_mask(features, decisions.detach() if self.detached else decisions)
+        signed = signed_decision(decisions.detach() if self.detached else decisions, self.game)
+        raised = local_feature_mask(features, signed)
         chosen = self.is_target[modality].view(-1, *[1] * (features.ndim - 1))
         return torch.where(chosen, raised, features), decisions
 

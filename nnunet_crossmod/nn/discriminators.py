@@ -1,18 +1,29 @@
-"""Discriminators of maps, 2D or 3D: five strided convolutions, or a PatchGAN."""
+"""Discriminators in 2D and 3D: of maps, of images (of one or several domains) and of features.
+
+One rule for anisotropic maps: axes that are already short, or whose voxels are long, are not strided.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import torch
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op, get_matching_instancenorm
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["DiscriminatorDesign", "build_discriminator"]
+__all__ = [
+    "DiscriminatorDesign",
+    "DomainImageDiscriminator",
+    "ImageDiscriminator",
+    "build_discriminator",
+    "build_feature_discriminator",
+]
 
 DiscriminatorDesign = Literal["strided", "patch"]
 SLOPE = 0.2
+_ACTIVATION = ("LEAKYRELU", {"negative_slope": SLOPE})
 
 
 class _Grid:
@@ -93,3 +104,121 @@ def build_discriminator(
         channels = width * factor
     layers.append(grid.convolution(channels, 1, 1 if patch else 2))
     return nn.Sequential(*layers)
+
+
+class ImageDiscriminator(nn.Module):
+    """Judges every patch of an image by itself (PatchGAN): 4-wide convolutions, instance norm, leaky ReLU 0.2.
+
+    MONAI's ``PatchDiscriminator``, which halves all axes alike, where every axis is long enough for it; otherwise the
+    same layers, not strided along short axes.
+
+    Args:
+        channels: of the image; classes k for a softmax map.
+        size: of the images, in voxels.
+        width: channels of the first layer, doubled in every further one.
+        layers: convolutions after the first; all but the last of them halve. The paper's 70 x 70 patches have 3.
+        outputs: decisions on every patch.
+    """
+
+    def __init__(self, channels: int, size: Sequence[int], width: int = 64, layers: int = 3, outputs: int = 1) -> None:
+        super().__init__()
+        # imported here: MONAI's networks take seconds, and inference needs none of them
+        from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
+
+        # MONAI's layers halve `layers` times, then both last ones take a voxel each: one must be left
+        if min(size) >= 3 * 2**layers:
+            self.layers: nn.Module = PatchDiscriminator(
+                len(size),
+                width,
+                channels,
+                out_channels=outputs,
+                num_layers_d=layers,
+                activation=_ACTIVATION,
+                norm="INSTANCE",
+            )
+        else:
+            self.layers = _anisotropic(channels, size, width, layers, outputs)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The decision on every patch (n, outputs, *s), without a sigmoid, of an image (n, channels, *s)."""
+        decision: Tensor | list[Tensor] = self.layers(image)
+        return decision if isinstance(decision, Tensor) else decision[-1]
+
+
+def _anisotropic(channels: int, size: Sequence[int], width: int, layers: int, outputs: int) -> nn.Module:
+    from monai.networks.utils import normal_init
+
+    grid = _Grid(size, [1.0] * len(size))
+    network: list[nn.Module] = []
+    for layer in range(layers + 1):
+        network.append(grid.convolution(channels, width * 2**layer, 2 if layer < layers else 1))
+        network += grid.norm(width * 2**layer) if layer > 0 else []
+        network.append(nn.LeakyReLU(SLOPE, inplace=True))
+        channels = width * 2**layer
+    network.append(grid.convolution(channels, outputs, 1))
+    return nn.Sequential(*network).apply(normal_init)
+
+
+class DomainImageDiscriminator(nn.Module):
+    """:class:`ImageDiscriminator` with an output convolution for every domain.
+
+    Args:
+        channels: of the images.
+        size: of the images, in voxels.
+        domains: m.
+        width: channels of the first layer, doubled in every further one.
+
+    Source: Su et al., "Mind the Gap": kernel 4; 64, 128 and 256 channels with stride, 512 without; instance norm (as in
+    a PatchGAN not after the first layer), LeakyReLU 0.2.
+    """
+
+    def __init__(self, channels: int, size: Sequence[int], domains: int, width: int = 64) -> None:
+        super().__init__()
+        # every channel of a convolution has weights of its own: m output convolutions in one
+        self.judge = ImageDiscriminator(channels, size, width, outputs=domains)
+
+    def forward(self, image: Tensor, modality: Tensor) -> Tensor:
+        """The decision of each sample's head on every patch (n, 1, *s), without a sigmoid.
+
+        Args:
+            image: (n, channels, *s).
+            modality: index of the domain each image claims to be of (n,).
+        """
+        decisions: Tensor = self.judge(image)
+        return decisions[torch.arange(len(image), device=image.device), modality][:, None]
+
+
+def build_feature_discriminator(channels: int, size: Sequence[int], width: int = 256) -> nn.Sequential:
+    """D1: a decision for every voxel of a feature map, (n, channels, *size) → logits (n, 1, *size).
+
+    Five convolutions of kernel 3 (1 along axes of a single voxel) without stride, of ``width``, a half, a quarter, an
+    eighth and 1 channels; LeakyReLU 0.2; instance norm after all but the first and the last, as in a PatchGAN.
+
+    Args:
+        channels: of the features.
+        size: of the map, two or three axes; other sizes work, but for a single voxel.
+        width: channels of the first layer, at least 8.
+
+    Raises:
+        ValueError: too narrow, or not two or three axes.
+
+    Source: Su et al., "Mind the Gap", widths and layers after the authors' sibling project.
+    """
+    if width < 8 or len(size) not in (2, 3):
+        raise ValueError(
+            f"expected a width of at least 8 and two or three axes, got width {width} and size {list(size)}"
+        )
+    convolution: Any = convert_dim_to_conv_op(len(size))
+    norm: Any = get_matching_instancenorm(dimension=len(size))
+    kernel = [3 if length > 1 else 1 for length in size]
+    padding = [k // 2 for k in kernel]
+    layers: list[nn.Module] = []
+    for layer in range(4):
+        outputs = width // 2**layer
+        layers.append(convolution(channels, outputs, kernel, padding=padding))
+        # of a single voxel there is no variance
+        if layer > 0 and math.prod(size) > 1:
+            layers.append(norm(outputs))
+        layers.append(nn.LeakyReLU(SLOPE, inplace=True))
+        channels = outputs
+    return nn.Sequential(*layers, convolution(channels, 1, kernel, padding=padding))

@@ -1,17 +1,10 @@
-"""Emphasise the places of a feature map that a domain discriminator tells apart (GLUA)."""
+"""Emphasise the places of a feature map where a domain discriminator is certain (GLUA)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from torch import Tensor
 
-from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op, get_matching_instancenorm
-from torch import Tensor, nn
-
-__all__ = ["build_feature_discriminator", "local_feature_mask"]
-
-SLOPE = 0.2
+__all__ = ["local_feature_mask"]
 
 
 def local_feature_mask(features: Tensor, logits: Tensor) -> Tensor:
@@ -37,39 +30,3 @@ def local_feature_mask(features: Tensor, logits: Tensor) -> Tensor:
             f"expected features (n, c, *s) and logits (n, 1, *s), got {tuple(features.shape)} and {tuple(logits.shape)}"
         )
     return features + features * logits.abs().tanh()
-
-
-def build_feature_discriminator(channels: int, size: Sequence[int], width: int = 256) -> nn.Sequential:
-    """D1: a decision for every voxel of a feature map, (n, channels, *size) → logits (n, 1, *size).
-
-    Five convolutions of kernel 3 (1 along axes of a single voxel) without stride, of ``width``, a half, a quarter, an
-    eighth and 1 channels; LeakyReLU 0.2; instance norm after all but the first and the last, as in a PatchGAN.
-
-    Args:
-        channels: of the features.
-        size: of the map, two or three axes; other sizes work, but for a single voxel.
-        width: channels of the first layer, at least 8.
-
-    Raises:
-        ValueError: too narrow, or not two or three axes.
-
-    Source: Su et al., "Mind the Gap", widths and layers after the authors' sibling project.
-    """
-    if width < 8 or len(size) not in (2, 3):
-        raise ValueError(
-            f"expected a width of at least 8 and two or three axes, got width {width} and size {list(size)}"
-        )
-    convolution: Any = convert_dim_to_conv_op(len(size))
-    norm: Any = get_matching_instancenorm(dimension=len(size))
-    kernel = [3 if length > 1 else 1 for length in size]
-    padding = [k // 2 for k in kernel]
-    layers: list[nn.Module] = []
-    for layer in range(4):
-        outputs = width // 2**layer
-        layers.append(convolution(channels, outputs, kernel, padding=padding))
-        # of a single voxel there is no variance
-        if layer > 0 and math.prod(size) > 1:
-            layers.append(norm(outputs))
-        layers.append(nn.LeakyReLU(SLOPE, inplace=True))
-        channels = outputs
-    return nn.Sequential(*layers, convolution(channels, 1, kernel, padding=padding))

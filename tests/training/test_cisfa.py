@@ -111,7 +111,7 @@ def test_optimisers_are_adam_at_constant_rate(make: MakeTrainer) -> None:
     [
         ({"pcl_weight": 0.0}, {"generator/pcl"}, 4),
         ({"gcl_weight": 0.0}, {"segmenter/gcl"}, 4),
-        ({"fool_weight": 0.0}, {"segmenter/fool", "mask_discriminator/tell"}, 3),
+        ({"fool_weight": 0.0}, {"segmenter/fool", "mask_discriminator/detect"}, 3),
         ({"foreground_weight": 1.0}, set(), 4),
         ({"gcl_mode": "sequential"}, {"segmenter/gcl"}, 5),
     ],
@@ -121,7 +121,7 @@ def test_ablations_are_settings(settings: dict[str, Any], gone: set[str], player
     terms = trainer.train_step(next(trainer.dataloader_train))["terms"]
     everything = {
         "generator/gan", "generator/pcl", "segmenter/sup", "segmenter/gcl", "segmenter/fool",
-        "image_discriminator/tell", "mask_discriminator/tell",
+        "image_discriminator/detect", "mask_discriminator/detect",
     }  # fmt: skip
     assert everything - set(terms) == gone
     assert all(torch.isfinite(value) for value in terms.values())
@@ -330,7 +330,7 @@ def test_a_collapsed_generator_is_told_and_a_healthy_one_is_not(
     assert "WARNING: the generator has collapsed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("player", "term"), [("generator", "gan"), ("mask_discriminator", "tell")])
+@pytest.mark.parametrize(("player", "term"), [("generator", "gan"), ("mask_discriminator", "detect")])
 def test_a_nan_names_player_and_term_and_keeps_the_checkpoint(player: str, term: str, make: MakeTrainer) -> None:
     trainer = started(make(save_every=1))
     outputs = [trainer.train_step(next(trainer.dataloader_train))]

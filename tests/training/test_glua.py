@@ -17,7 +17,7 @@ from support import started
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.data import CrossModalBatch
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.losses import adversarial_confusion
+from nnunet_crossmod.losses import fool
 
 MakeTrainer = Callable[..., Any]
 SMALL = {
@@ -163,7 +163,7 @@ def test_stage_1_terms_are_those_of_the_paper(configuration: str, mode: str, mak
         "reconstruction": (network.decode(network.encode(x, i), i) - x).abs().mean(),
         "cycle": (x_iji - x).abs().mean(),
         "content": (network.encode(x_ij, j) - network.encode(x, i)).abs().mean(),
-        "gan": trainer.image_discriminator(x_ij, j).square().mean(),
+        "gan": (trainer.image_discriminator(x_ij, j) - 1).square().mean(),
     }
     for name, value in expected.items():
         torch.testing.assert_close(losses.terms[name], value, msg=name)
@@ -178,10 +178,10 @@ def test_the_image_discriminator_gets_real_images_and_detached_translations(make
     outputs = trainer.transfer(batch)
     losses = trainer.image_discriminator_objective(batch, outputs)
     judge = trainer.image_discriminator
-    expected = (judge(outputs.images, outputs.modality) ** 2).mean() + (
-        (judge(outputs.translated, outputs.wanted) - 1) ** 2
+    expected = ((judge(outputs.images, outputs.modality) - 1) ** 2).mean() + (
+        judge(outputs.translated, outputs.wanted) ** 2
     ).mean()
-    torch.testing.assert_close(losses.terms["tell"], expected / 2)
+    torch.testing.assert_close(losses.terms["detect"], expected / 2)
     losses.total().backward()
     assert all(p.grad is None for p in trainer.translator.parameters())
     assert all(p.grad is not None for p in judge.parameters())
@@ -226,7 +226,7 @@ def test_a_collapse_is_warned_of(
 ) -> None:
     trainer = make()
     names = ("translator/source_variance", "translator/translated_variance",
-             "image_discriminator/fakes_told", "image_discriminator/misjudged")  # fmt: skip
+             "image_discriminator/fakes_detected", "image_discriminator/misjudged")  # fmt: skip
     trainer.review(dict(zip(names, healthy, strict=True)))
     told = capsys.readouterr().out
     assert ("WARNING" in told) == (warned is not None)
@@ -244,8 +244,8 @@ def test_stage_2_terms_are_those_of_the_paper(make: MakeTrainer) -> None:
     losses = trainer.objective(batch, outputs)
     d1, d2 = trainer.bare_network.local_discriminator, trainer.d2
     target = outputs.features[1::2]
-    torch.testing.assert_close(losses.terms["local"], adversarial_confusion(d1(target)))
-    torch.testing.assert_close(losses.terms["global"], adversarial_confusion(d2(outputs.logits[0][1::2].softmax(1))))
+    torch.testing.assert_close(losses.terms["local"], fool(d1(target)))
+    torch.testing.assert_close(losses.terms["global"], fool(d2(outputs.logits[0][1::2].softmax(1))))
     total = losses.terms["sup"] + 0.01 * losses.terms["local"] + 0.01 * losses.terms["global"]
     torch.testing.assert_close(losses.total(), total)
 
@@ -263,9 +263,9 @@ def test_the_adversaries_reach_the_features_and_predictions_of_the_target_alone(
     with torch.no_grad():
         scores = trainer.bare_network.local_discriminator(outputs.features)
     expected = (
-        torch.nn.functional.softplus(scores[0::2]).mean() + torch.nn.functional.softplus(-scores[1::2]).mean()
+        torch.nn.functional.softplus(-scores[0::2]).mean() + torch.nn.functional.softplus(scores[1::2]).mean()
     ) / 2
-    torch.testing.assert_close(losses.terms["tell"], expected)
+    torch.testing.assert_close(losses.terms["detect"], expected)
 
 
 def test_d1_is_never_in_the_segmenters_optimiser_nor_moved_by_its_step(make: MakeTrainer) -> None:
