@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nnunet_crossmod.data import CrossModalBatch
-from nnunet_crossmod.losses import detect, fool, nt_xent, patch_nce
+from nnunet_crossmod.losses import Game, detect, fool, nt_xent, patch_nce
 from nnunet_crossmod.nn import (
     ImageDiscriminator,
     ImageTranslator,
     ProjectionHead,
     ResnetGenerator,
-    flicker,
     translator_plan,
 )
 from nnunet_crossmod.pseudo_labels import labels_at
@@ -44,9 +43,7 @@ class Outputs(NamedTuple):
     probabilities: Any = None
 
 
-def described(head: nn.Module, features: Tensor, chosen: Tensor) -> Tensor:
-    """Unit descriptions (n, p, d) of features (n, c, *s) at the p chosen places of the flattened map."""
-    return functional.normalize(head(features.flatten(2)[:, :, chosen].transpose(1, 2)), dim=2)
+LEAST_SQUARES: Game = "least_squares"
 
 
 class CISFATrainer(TranslatingTrainer):
@@ -62,18 +59,7 @@ class CISFATrainer(TranslatingTrainer):
     lr_schedule = "constant"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {"generator_width": 16, "generator_blocks": 4, "discriminator_width": 16},
-        "paper": {
-            "optimizer_name": "adam",
-            "initial_lr": 2e-4,
-            "adam_betas": (0.5, 0.999),
-            "weight_decay": 0.0,
-            "lr_schedule": "constant",
-            "generator_width": 64,
-            "generator_blocks": 9,
-            "pcl_temperature": 0.2,
-            "foreground_weight": 2.0,
-            "gcl_temperature": 0.2,
-        },
+        "paper": {"optimizer_name": "adam", "initial_lr": 2e-4, "adam_betas": (0.5, 0.999), "lr_schedule": "constant"},
     }
     keeps_modality = False
     collapse_terms = CollapseTerms("generator", "generator/gan", "image_discriminator/detect", "pcl_weight")
@@ -119,45 +105,27 @@ class CISFATrainer(TranslatingTrainer):
 
     def build_players(self, segmenter: Player) -> list[Player]:
         channels, size = self.num_input_channels - 1, list(self.configuration_manager.patch_size)
-        adam: dict[str, Any] = {"betas": (0.5, 0.999), "constant": True}
+        adam = partial(self.opponent, betas=(0.5, 0.999), constant=True)
         self.translator = self.build_translator(self.plans_manager, self.configuration_manager, channels)
         self.patch_heads = nn.ModuleList(map(ProjectionHead, self.translator.generator.feature_channels))
-        generator = nn.ModuleDict({"translator": self.translator})
-        if self.pcl_weight > 0:
-            generator["patch_heads"] = self.patch_heads
-        players = [
-            self.opponent(
-                "generator", generator, self.generator_objective, forward=self.translation, lr=self.generator_lr, **adam
-            )
-        ]
+        trained = {"translator": self.translator, **({"patch_heads": self.patch_heads} if self.pcl_weight > 0 else {})}
+        g = {"lr": self.generator_lr, "forward": self.translation}
+        players = [adam("generator", nn.ModuleDict(trained), self.generator_objective, **g)]
         segmenter.forward = self.segmentation
         if self.gcl_weight > 0 and self.gcl_mode == "sequential":
             self.contrast_head = self.global_head()
             encoder = nn.ModuleDict({"encoder": self.bare_network.encoder, **self.contrast_head})
-            players.append(
-                self.opponent(
-                    "encoder",
-                    encoder,
-                    self.encoder_objective,
-                    forward=self.shown_to_segmenter,
-                    lr=self.initial_lr,
-                    **adam,
-                )
-            )
+            e = {"lr": self.initial_lr, "forward": self.shown_to_segmenter}
+            players.append(adam("encoder", encoder, self.encoder_objective, **e))
             segmenter.forward = self.segmented
         players.append(segmenter)
-        width, adam["lr"] = self.discriminator_width, self.discriminator_lr
-        self.image_discriminator = ImageDiscriminator(channels, size[self.translator.slicewise :], width)
-        judge = self.image_discriminator_objective
-        players.append(self.opponent("image_discriminator", self.image_discriminator, judge, **adam))
+        width, d = self.discriminator_width, {"lr": self.discriminator_lr}
+        d_g = self.image_discriminator = ImageDiscriminator(channels, size[self.translator.slicewise :], width)
+        players.append(adam("image_discriminator", d_g, self.image_discriminator_objective, **d))
         if self.fool_weight > 0:
-            self.mask_discriminator = ImageDiscriminator(self.label_manager.num_segmentation_heads, size, width)
-            judge = self.mask_discriminator_objective
-            players.append(
-                self.opponent(
-                    "mask_discriminator", self.mask_discriminator, judge, forward=self.predicted_again, **adam
-                )
-            )
+            d_s = ImageDiscriminator(self.label_manager.num_segmentation_heads, size, width)
+            self.mask_discriminator, d["forward"] = d_s, self.predicted_again
+            players.append(adam("mask_discriminator", d_s, self.mask_discriminator_objective, **d))
         return players
 
     # ---- G -----------------------------------------------------------------------------------------------------
@@ -169,19 +137,12 @@ class CISFATrainer(TranslatingTrainer):
         return Outputs(source, target, translated, features, self.source_foreground(batch))
 
     def generator_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
-        losses = Losses().add(
-            "gan", fool(self.image_discriminator(outputs.translated), "least_squares"), self.gan_weight
-        )
+        scores = self.image_discriminator(outputs.translated)
+        losses = Losses().add("gan", fool(scores, LEAST_SQUARES), self.gan_weight)
         if self.pcl_weight > 0:
             losses.add("pcl", self.patch_contrast(outputs), self.pcl_weight)
         self.add_variances(losses, outputs.source, outputs.translated, outputs.foreground)
-        if batch.images.ndim == 5:
-            volumes = [
-                self.translator.restored(images, batch.images.shape[2])
-                for images in (outputs.translated.detach(), outputs.source)
-            ]
-            losses.add("flicker", flicker(volumes[0]) / flicker(volumes[1]).clamp(min=1e-6), 0.0)
-        return losses
+        return self.add_flicker(losses, batch, outputs.source, outputs.translated)
 
     def patch_contrast(self, outputs: Outputs) -> Tensor:
         """L_pcl (Eq. 2-4): the mean over five layers of G's encoder; keys from the source, queries from G(source)."""
@@ -191,14 +152,9 @@ class CISFATrainer(TranslatingTrainer):
             size = query.shape[2:]
             chosen = torch.randperm(size.numel(), device=query.device)[: self.pcl_locations]
             foreground = labels_at(outputs.foreground, size).flatten(1)[:, chosen]
-            terms.append(
-                patch_nce(
-                    described(head, query, chosen),
-                    described(head, key, chosen).detach(),
-                    self.pcl_temperature,
-                    1.0 + (self.foreground_weight - 1.0) * foreground,
-                )
-            )
+            queried, keyed = head.describe_at(query, chosen), head.describe_at(key, chosen).detach()
+            weight = 1.0 + (self.foreground_weight - 1.0) * foreground
+            terms.append(patch_nce(queried, keyed, self.pcl_temperature, weight))
         return torch.stack(terms).mean()
 
     # ---- S -----------------------------------------------------------------------------------------------------
@@ -224,7 +180,7 @@ class CISFATrainer(TranslatingTrainer):
             losses.add("gcl", gcl, self.gcl_weight)
         if self.fool_weight > 0:
             scores = self.mask_discriminator(outputs.logits[0][batch.target_rows].softmax(1))
-            losses.add("fool", fool(scores, "least_squares"), self.fool_weight)
+            losses.add("fool", fool(scores, LEAST_SQUARES), self.fool_weight)
         return losses
 
     def encoder_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
@@ -243,7 +199,7 @@ class CISFATrainer(TranslatingTrainer):
 
     def image_discriminator_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         real, fake = self.image_discriminator(outputs.target), self.image_discriminator(outputs.translated)
-        return Losses().add("detect", detect(real, fake, "least_squares"))
+        return Losses().add("detect", detect(real, fake, LEAST_SQUARES))
 
     @torch.no_grad()
     def predicted_again(self, batch: CrossModalBatch, outputs: Outputs) -> Outputs:
@@ -253,19 +209,9 @@ class CISFATrainer(TranslatingTrainer):
 
     def mask_discriminator_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         """Predictions on translated source, which labels have shaped, are real; those on the target are fake."""
-        real, fake = (
-            self.mask_discriminator(outputs.probabilities[rows]) for rows in (batch.source_rows, batch.target_rows)
-        )
-        return Losses().add("detect", detect(real, fake, "least_squares"))
-
-    # ---- what else G is good for -------------------------------------------------------------------------------
-
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        if self.gcl_weight > 0 and self.batch_size < 2:
-            self.print_to_log_file(
-                "A batch of a single source scan has no L_gcl: give it at least 2, as with crossmod configure -b"
-            )
+        scores = self.mask_discriminator(outputs.probabilities)
+        real, fake = scores[batch.source_rows], scores[batch.target_rows]
+        return Losses().add("detect", detect(real, fake, LEAST_SQUARES))
 
     def as_target(self, images: Tensor, modality: Tensor | None = None) -> Tensor:
         """Source images (n, c, *s), z-scores, in the target's style; G knows one way."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,14 +20,12 @@ from nnunet_crossmod.losses import (
 )
 from nnunet_crossmod.nn import (
     AdaINAutoEncoder,
-    AlignedUNet,
     DiscriminatorDesign,
     DomainImageDiscriminator,
     FeatureSide,
     ModalityUNet,
     StyleTranslator,
-    build_discriminator,
-    build_feature_discriminator,
+    build_aligned_unet,
     translator_plan,
 )
 from nnunet_crossmod.training import CollapseTerms, Losses, Player, TranslatingTrainer, TranslationMode
@@ -141,20 +138,12 @@ class GLUATrainer(TranslatingTrainer):
     def extend_network(
         cls, build: Callable[[], ModalityUNet], options: Mapping[str, Any], configuration: Any
     ) -> nn.Module:
-        unet: Any = build()
         if not options["local_alignment"]:
-            return unet  # type: ignore[no-any-return]
-        side, stage = options["feature_side"], options["feature_stage"]
-        if stage is None:
-            stage = len(unet.encoder.output_channels) - 1 if side == "encoder" else 0
-        stride = np.prod(configuration.pool_op_kernel_sizes[: stage + 1], axis=0)
-        discriminator = build_feature_discriminator(
-            unet.encoder.output_channels[stage],
-            (np.array(configuration.patch_size) // stride).tolist(),
-            options["local_discriminator_width"],
-        )
+            return build()
+        tap = (options["feature_side"], options["feature_stage"], options["local_discriminator_width"])
+        planned = (configuration.patch_size, configuration.pool_op_kernel_sizes, options["target_modalities"])
         detached, game = options["mask_detached"], options["gan_loss"]
-        return AlignedUNet(unet, discriminator, options["target_modalities"], side, stage, detached, game)
+        return build_aligned_unet(build(), *planned, *tap, detached=detached, game=game)
 
     @classmethod
     def build_translator(cls, plans: Any, configuration: Any, channels: int) -> StyleTranslator:
@@ -173,7 +162,7 @@ class GLUATrainer(TranslatingTrainer):
             d1 = self.bare_network.local_discriminator
             players.append(self.opponent("local_discriminator", d1, self.local_discriminator_objective, **game))
         if self.global_alignment:
-            self.d2 = self.build_global_discriminator()
+            self.d2 = self.prediction_discriminator(self.global_discriminator, self.global_discriminator_width)
             players.append(self.opponent("global_discriminator", self.d2, self.global_discriminator_objective, **game))
         return players
 
@@ -186,24 +175,12 @@ class GLUATrainer(TranslatingTrainer):
         )
         target_indices = list(map(self.block.modalities.index, self.block.target))
         self.target_indices = torch.tensor(target_indices, device=self.device)
-        adam: dict[str, Any] = {
-            "lr": self.style_lr,
-            "betas": (0.5, 0.999),
-            "weight_decay": self.style_weight_decay,
-            "constant": True,
-            "last_epoch": self.stage_2 - 1,
-        }
+        adam: dict[str, Any] = {"lr": self.style_lr, "betas": (0.5, 0.999), "weight_decay": self.style_weight_decay}
+        adam |= {"constant": True, "last_epoch": self.stage_2 - 1}
         return [
             self.opponent("translator", translator, self.translator_objective, forward=self.transfer, **adam),
             self.opponent("image_discriminator", judge, self.image_discriminator_objective, **adam),
         ]
-
-    def build_global_discriminator(self) -> nn.Module:
-        """D2: a prediction's probabilities (n, k, *s) → scores (n, 1, *smaller)."""
-        plan = self.configuration_manager
-        width = self.global_discriminator_width or min(64, 2 * self.bare_network.encoder.output_channels[0])
-        classes = self.label_manager.num_segmentation_heads
-        return build_discriminator(self.global_discriminator, classes, plan.patch_size, plan.spacing, width)
 
     # ---- stage 1 -----------------------------------------------------------------------------------------------
 
@@ -214,32 +191,20 @@ class GLUATrainer(TranslatingTrainer):
         modality = batch.modality.repeat_interleave(len(images) // len(batch.images))
         wanted = (modality + 1 + self.step % (others - 1)) % others
         network = self.translator.generator
-        content = network.encode(images, modality)
-        translated = network.decode(content, wanted)
-        translated_content = network.encode(translated, wanted)
-        return Translations(
-            images,
-            modality,
-            wanted,
-            network.decode(content, modality),
-            translated,
-            network.decode(translated_content, modality),
-            content,
-            translated_content,
-        )
+        x = network.encode(images, modality)
+        translated = network.decode(x, wanted)
+        x_ij = network.encode(translated, wanted)
+        reconstructed, cycled = network.decode(x, modality), network.decode(x_ij, modality)
+        return Translations(images, modality, wanted, reconstructed, translated, cycled, x, x_ij)
 
     def translator_objective(self, batch: CrossModalBatch, outputs: Translations) -> Losses:
-        reconstruction = functional.l1_loss(outputs.reconstructed, outputs.images)
-        cycle = functional.l1_loss(outputs.cycled, outputs.images)
-        content = functional.l1_loss(outputs.translated_content, outputs.content)
+        weights = (self.reconstruction_weight, self.cycle_weight, self.content_weight)
+        l1 = functional.l1_loss
+        losses = Losses().add("reconstruction", l1(outputs.reconstructed, outputs.images), weights[0])
+        losses.add("cycle", l1(outputs.cycled, outputs.images), weights[1])
+        losses.add("content", l1(outputs.translated_content, outputs.content), weights[2])
         scores = self.image_discriminator(outputs.translated, outputs.wanted)
-        losses = (
-            Losses()
-            .add("reconstruction", reconstruction, self.reconstruction_weight)
-            .add("cycle", cycle, self.cycle_weight)
-            .add("content", content, self.content_weight)
-            .add("gan", fool(scores, self.gan_loss), self.gan_weight)
-        )
+        losses.add("gan", fool(scores, self.gan_loss), self.gan_weight)
         depth, rows = batch.images.shape[2], batch.source_rows
         source, translated = (
             self.translator.sliced(self.translator.restored(images.detach(), depth)[rows])
@@ -313,11 +278,7 @@ class GLUATrainer(TranslatingTrainer):
     def draw(self, batch: CrossModalBatch, folder: Path) -> None:
         source, target = batch.source, batch.target
         if self.style_transfer:
-            for direction, here, there in (("to_target", source, target), ("to_source", target, source)):
-                number = min(len(here.images), len(there.images))
-                shown, wanted = here.select(slice(0, number)), there.modality[:number]
-                translated = self.translate(shown.images, shown.modality, wanted)
-                self.draw_translations(folder, shown.images, translated, there.images, direction)
+            self.draw_both_directions(folder, source, target, self.translate)
         if self.local_alignment and self.segmenter.plays(self.current_epoch):
             from nnunet_crossmod.pictures.feature_mask_grid import feature_mask_grid
 

@@ -21,7 +21,7 @@ from nnunet_crossmod.losses import (
     prototype_cosines,
     self_information,
 )
-from nnunet_crossmod.nn import DiscriminatorDesign, build_discriminator
+from nnunet_crossmod.nn import DiscriminatorDesign
 from nnunet_crossmod.prototypes import PrototypeBank, class_sums
 from nnunet_crossmod.pseudo_labels import class_shares, confident, labels_at, self_paced
 from nnunet_crossmod.training import CrossModalTrainer, Losses, Player
@@ -58,7 +58,9 @@ class AdvEntTrainer(CrossModalTrainer):
         self.fooled = {name: weight for name, weight in list(weights.items())[:levels] if weight}
         if not self.fooled:
             return [segmenter]
-        self.discriminators = nn.ModuleDict({name: self.discriminator_of(name) for name in self.fooled})
+        design, width = self.discriminator, self.discriminator_width
+        judges = {name: self.prediction_discriminator(design, width, self.level(name)) for name in self.fooled}
+        self.discriminators = nn.ModuleDict(judges)
         return [
             segmenter,
             self.opponent("discriminator", self.discriminators, self.discriminate, lr=self.discriminator_lr),
@@ -67,15 +69,6 @@ class AdvEntTrainer(CrossModalTrainer):
     def level(self, name: str) -> int:
         """The deep-supervision level that a discriminator looks at."""
         return ("main", "aux").index(name)
-
-    def discriminator_of(self, name: str) -> nn.Module:
-        """A discriminator of the prediction's self-information, (n, k, *s) → scores (n, 1, *smaller)."""
-        plan = self.configuration_manager
-        stride = self.stage_strides[self.level(name)]
-        width = self.discriminator_width or min(64, 2 * self.bare_network.encoder.output_channels[0])
-        classes = self.label_manager.num_segmentation_heads
-        size, spacing = (np.array(plan.patch_size) // stride).tolist(), (np.array(plan.spacing) * stride).tolist()
-        return build_discriminator(self.discriminator, classes, size, spacing, width)
 
     def forward(self, batch: CrossModalBatch) -> Outputs:
         maps = self.network(batch.images, batch.modality, features=True)

@@ -1,6 +1,6 @@
 """Networks and their blocks: they know tensors, not configurations."""
 
-from nnunet_crossmod.nn.aligned_unet import AlignedFeatureMaps, AlignedUNet, FeatureSide
+from nnunet_crossmod.nn.aligned_unet import AlignedFeatureMaps, AlignedUNet, FeatureSide, build_aligned_unet
 from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext, conditional_instance_norm
 from nnunet_crossmod.nn.discriminators import (
     DiscriminatorDesign,
@@ -55,6 +55,7 @@ __all__ = [
     "StyleTranslator",
     "adaptive_instance_norm",
     "as_slices",
+    "build_aligned_unet",
     "build_discriminator",
     "build_feature_discriminator",
     "build_unet",

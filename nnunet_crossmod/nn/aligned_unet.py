@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 
 from nnunet_crossmod.errors import UnsupportedError
 from nnunet_crossmod.losses.adversarial import Game, signed_decision
+from nnunet_crossmod.nn.discriminators import build_feature_discriminator
 from nnunet_crossmod.nn.local_alignment import local_feature_mask
 from nnunet_crossmod.nn.unet import ModalityUNet
 
-__all__ = ["AlignedFeatureMaps", "AlignedUNet", "FeatureSide"]
+__all__ = ["AlignedFeatureMaps", "AlignedUNet", "FeatureSide", "build_aligned_unet"]
 
 FeatureSide = Literal["encoder", "decoder"]
 
@@ -125,3 +127,33 @@ class AlignedUNet(ModalityUNet):
             )
         state = super().for_modality(index)
         return {name: value for name, value in state.items() if not name.startswith("local_discriminator.")}
+
+
+def build_aligned_unet(
+    unet: Any,
+    patch_size: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    targets: Sequence[str],
+    side: FeatureSide,
+    stage: int | None,
+    width: int,
+    *,
+    detached: bool = False,
+    game: Game = "bce",
+) -> AlignedUNet:
+    """An :class:`AlignedUNet` with its discriminator D1.
+
+    Args:
+        unet: the network.
+        patch_size: planned size of its input.
+        strides: planned strides, one per stage, the first at full resolution.
+        targets, side, detached, game: of the :class:`AlignedUNet`.
+        stage: whose features are aligned; ``None`` is the bottleneck of the encoder, or the decoder's full resolution.
+        width: channels of D1's first layer.
+    """
+    if stage is None:
+        stage = len(unet.encoder.output_channels) - 1 if side == "encoder" else 0
+    stride = [math.prod(axis) for axis in zip(*strides[: stage + 1], strict=True)]
+    size = [length // step for length, step in zip(patch_size, stride, strict=True)]
+    discriminator = build_feature_discriminator(unet.encoder.output_channels[stage], size, width)
+    return AlignedUNet(unet, discriminator, targets, side, stage, detached, game)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 __all__ = ["ProjectionHead"]
 
@@ -24,3 +25,7 @@ class ProjectionHead(nn.Module):
         """Describe."""
         described: Tensor = self.layers(features)
         return described.float()
+
+    def describe_at(self, features: Tensor, places: Tensor) -> Tensor:
+        """Unit descriptions (n, p, d) of features (n, c, *s) at p places of the flattened map."""
+        return functional.normalize(self(features.flatten(2)[:, :, places].transpose(1, 2)), dim=2)

@@ -23,7 +23,7 @@ from nnunet_crossmod.data import (
     representative_patches,
 )
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.nn import ModalityUNet
+from nnunet_crossmod.nn import DiscriminatorDesign, ModalityUNet, build_discriminator
 from nnunet_crossmod.nn.unet import Conditioning
 from nnunet_crossmod.training.hyperparameters import Count, Degrees, Index, Momentum, Positive, Share, Weight
 from nnunet_crossmod.training.losses import Losses
@@ -265,6 +265,21 @@ class Method:
     def supervised_loss(self, logits: Sequence[Tensor], batch: CrossModalBatch) -> Tensor:
         """The supervised term over all deep-supervision levels, on annotated samples and classes only."""
         return supervised_loss(self.criterion, logits, batch)
+
+    def prediction_discriminator(self, design: DiscriminatorDesign, width: int | None, level: int = 0) -> nn.Module:
+        """A discriminator of maps of all classes: (n, k, *s) → scores (n, 1, *smaller).
+
+        Args:
+            design: ``strided`` or ``patch``.
+            width: channels of its first layer; ``None`` is twice the network's, at most the papers' 64.
+            level: of deep supervision, that the maps are of.
+        """
+        plan, stride = self.configuration_manager, self.stage_strides[level]
+        network: Any = self.bare_network
+        channels: int = width or min(64, 2 * network.encoder.output_channels[0])
+        classes = self.label_manager.num_segmentation_heads
+        size, spacing = (np.array(plan.patch_size) // stride).tolist(), (np.array(plan.spacing) * stride).tolist()
+        return build_discriminator(design, classes, size, spacing, channels)
 
     def opponent(
         self,

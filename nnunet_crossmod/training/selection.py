@@ -177,5 +177,5 @@ def _cases_and_loader(trainer: Any) -> tuple[dict[str, Case], BalancedDataLoader
     kind, folder = trainer.dataset_class, trainer.preprocessed_dataset_folder
     scans = CrossModalDataset(kind(folder, sorted(cases)), cases, trainer.block, keep_modality_channel=True)
     patch = trainer.configuration_manager.patch_size
-    size = max(trainer.batch_size // 2, len(trainer.block.source), len(trainer.block.target))
+    size = max(trainer.batch_size, len(trainer.block.source), len(trainer.block.target))
     return cases, BalancedDataLoader(scans, size, patch, patch, trainer.label_manager, target_batch_size=size)

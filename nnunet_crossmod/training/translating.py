@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor
 
 from nnunet_crossmod.data import CrossModalBatch
-from nnunet_crossmod.nn import ImageTranslator
+from nnunet_crossmod.nn import ImageTranslator, flicker
 from nnunet_crossmod.training.collapse import collapse_warnings, foreground_variance
 from nnunet_crossmod.training.losses import Losses
 from nnunet_crossmod.training.trainer import CrossModalTrainer
@@ -100,6 +100,14 @@ class TranslatingTrainer(CrossModalTrainer):
         losses.add("source_variance", foreground_variance(source, foreground), 0.0)
         return losses.add("translated_variance", foreground_variance(translated.detach(), foreground), 0.0)
 
+    def add_flicker(self, losses: Losses, batch: CrossModalBatch, source: Tensor, translated: Tensor) -> Losses:
+        """Log how much neighbouring slices of a translated volume differ, against those of the source (1 is: alike)."""
+        if batch.images.ndim < 5:
+            return losses
+        depth = batch.images.shape[2]
+        of_source, of_translated = (flicker(self.translator.restored(x.detach(), depth)) for x in (source, translated))
+        return losses.add("flicker", of_translated / of_source.clamp(min=1e-6), 0.0)
+
     def review(self, means: Mapping[str, float]) -> None:
         """Warn of a translator that has collapsed and of a discriminator that is saturated."""
         terms = self.collapse_terms
@@ -108,6 +116,20 @@ class TranslatingTrainer(CrossModalTrainer):
         source, translated = (means[f"{terms.translator}/{which}_variance"] for which in ("source", "translated"))
         for warning in collapse_warnings(source, translated, means[terms.fool], means[terms.detect], terms.advice):
             self.print_to_log_file(f"WARNING: {warning}")
+
+    def draw_both_directions(
+        self,
+        folder: Path,
+        source: CrossModalBatch,
+        target: CrossModalBatch,
+        translate: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> None:
+        """Draw source scans as target scans, and the reverse; ``translate``: images, their modality, the wanted one."""
+        for direction, here, there in (("to_target", source, target), ("to_source", target, source)):
+            number = min(len(here.images), len(there.images))
+            shown, wanted = here.select(slice(0, number)), there.modality[:number]
+            translated = translate(shown.images, shown.modality, wanted)
+            self.draw_translations(folder, shown.images, translated, there.images, direction)
 
     def draw_translations(
         self, folder: Path, source: Tensor, translated: Tensor, target: Tensor, direction: str = ""
