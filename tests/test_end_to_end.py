@@ -177,7 +177,10 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         os.environ.clear()
         os.environ.update(environment)
     said = capsys.readouterr().out
-    assert all(name in said for name in ("SourceOnlyTrainer", "AICLTrainer", "lge", "predictions.png"))
+    assert all(
+        name in said
+        for name in ("augmentation=nnunet", "SourceOnlyTrainer", "MeanTeacherTrainer", "lge", "predictions.png")
+    )
     assert (tmp_path / "demo" / "predictions.png").stat().st_size > 20_000
     assert main(["demo", "-o", str(tmp_path / "demo")]) == 1
     assert "--overwrite" in capsys.readouterr().err

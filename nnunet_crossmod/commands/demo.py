@@ -1,5 +1,6 @@
-"""Make a phantom data set, plan and preprocess it, train SourceOnlyTrainer and AICLTrainer briefly, predict
-the test scans with nnU-Net, print the Dice table and draw image, reference and predictions.
+"""Make a phantom data set, plan and preprocess it, train briefly on the labelled modality (with nnU-Net's
+augmentation, then with this package's) and with a teacher on the unlabelled one, predict the test scans, print
+the Dice table and draw image, reference and predictions.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ import argparse
 import importlib
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from nnunet_crossmod.commands.arguments import add_device_argument
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.nnunet_runs import FOLDERS, plan_and_preprocess, predict, train, use_folders
+from nnunet_crossmod.nnunet_runs import FOLDERS, cores, plan_and_preprocess, predict, train, use_folders
 from nnunet_crossmod.paths import dataset_folder, device_of, read_json
 from nnunet_crossmod.plans import configure, write_plans
 
@@ -27,8 +31,13 @@ __all__ = ["add_arguments", "run", "run_demo"]
 
 DATASET_ID = 900
 OWN = {*FOLDERS, "predictions", "predictions.png", "dice.csv"}
-TRAINERS = ("SourceOnlyTrainer", "AICLTrainer")
-PLANS = "nnUNetPlans_demo"
+NNUNET = {"augmentation": "nnunet"}
+MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "SourceOnlyTrainer augmentation=nnunet": ("SourceOnlyTrainer", "nnUNetPlans_demo_nnunet", NNUNET),
+    "SourceOnlyTrainer": ("SourceOnlyTrainer", "nnUNetPlans_demo", {}),
+    "MeanTeacherTrainer": ("MeanTeacherTrainer", "nnUNetPlans_demo", {}),
+}
+"""Row of the table → trainer, plans, hyper-parameters: two floors, then adaptation."""
 EPOCHS = {"2d": 10, "3d_fullres": 8}
 ITERATIONS = {"2d": 30, "3d_fullres": 25}
 
@@ -62,7 +71,7 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
         overwrite: replace the work folder.
 
     Returns:
-        mean Dice, one row per trainer and modality.
+        mean Dice, one row per model and modality.
 
     Raises:
         CrossmodError: the work folder is in use, or a step of nnU-Net fails (the message names its log).
@@ -97,43 +106,59 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
         "num_val_iterations_per_epoch": 2,
         "seed": seed,
     }
-    write_plans(configure(plans, PLANS, schedule, preset="cpu"), preprocessed)
+    for name, settings in {plans_name: settings for _, plans_name, settings in MODELS.values()}.items():
+        write_plans(configure(plans, name, {**schedule, **settings}, preset="cpu"), preprocessed)
 
-    print(f"3/5  train {' and '.join(TRAINERS)}, {epochs * ITERATIONS[configuration]} iterations each on {device}")
-    for trainer in TRAINERS:
-        log = output / f"train_{trainer}.log"
-        train(DATASET_ID, configuration, trainer, PLANS, device=device, log=log, title=trainer, epochs=epochs)
+    jobs = min(cores(), len(MODELS)) if device == "cpu" else 1
+    iterations = epochs * ITERATIONS[configuration]
+    print(f"3/5  train {len(MODELS)} models, {iterations} iterations each, {jobs} at a time on {device}")
 
-    print("4/5  predict the test scans")
-    for trainer in TRAINERS:
+    def train_and_predict(title: str) -> None:
+        trainer, plans_name, _ = MODELS[title]
+        alone = jobs == 1
+        options: dict[str, Any] = {"device": device, "threads": max(1, cores() // jobs), "show_progress": alone}
+        log = output / f"train_{_file_name(title)}.log"
+        train(DATASET_ID, configuration, trainer, plans_name, log=log, title=title, epochs=epochs, **options)
         predict(
             raw / "imagesTs",
-            output / "predictions" / trainer,
+            output / "predictions" / _file_name(title),
             DATASET_ID,
             configuration,
             trainer,
-            PLANS,
-            device=device,
-            log=output / f"predict_{trainer}.log",
-            title=trainer,
+            plans_name,
+            log=output / f"predict_{_file_name(title)}.log",
+            title=title,
             number=len(block.test),
             mirroring=False,
+            **options,
         )
 
-    print("5/5  evaluate")
-    scores = []
+    with (
+        ThreadPoolExecutor(jobs) as pool,
+        tqdm(total=len(MODELS), desc="     trained, test scans predicted", unit="model", disable=None) as bar,
+    ):
+        for _ in pool.map(train_and_predict, MODELS):
+            bar.update()
+
+    print("4/5  evaluate")
+    scores: dict[str, pd.DataFrame] = {}
     modalities = {case.name: case.modality for case in block.test.values()}
-    for trainer in TRAINERS:
-        scores_per_case = evaluate_folder(output / "predictions" / trainer, raw / "labelsTs", block.labels, modalities)
-        scores.append(scores_per_case.assign(trainer=trainer))
-    pd.concat(scores).to_csv(output / "dice.csv", index=False)
-    table = pd.concat({trainer: summarise(rows) for trainer, rows in zip(TRAINERS, scores, strict=True)})
+    for title in MODELS:
+        predictions = output / "predictions" / _file_name(title)
+        scores[title] = evaluate_folder(predictions, raw / "labelsTs", block.labels, modalities)
+    pd.concat([rows.assign(model=title) for title, rows in scores.items()]).to_csv(output / "dice.csv", index=False)
+    table = pd.concat({title: summarise(rows) for title, rows in scores.items()})
+    print("5/5  draw")
     picture = prediction_grid(_rows(raw, output, block), block.labels, output / "predictions.png")
     print(f"\nDice on {len(block.test)} test scans, mean over cases\n")
-    print(table.rename_axis(["trainer", "modality"]).round(3).to_string())
+    print(table.rename_axis(["model", "modality"]).round(3).to_string())
     print(f"\npicture: {picture}\ntable:   {output / 'dice.csv'}\ntook {(time.monotonic() - began) / 60:.1f} minutes")
     print("Next, with scans of your own: crossmod convert --help")
     return table
+
+
+def _file_name(title: str) -> str:
+    return title.replace(" ", "_")
 
 
 def _make_room(output: Path, overwrite: bool) -> None:
@@ -161,7 +186,7 @@ def _rows(raw: Path, output: Path, block: CrossmodBlock, per_modality: int = 2) 
             f"{case.modality}\n{case.name}",
             raw / "imagesTs" / f"{case.name}_0000.nii.gz",
             raw / "labelsTs" / f"{case.name}.nii.gz",
-            {trainer: output / "predictions" / trainer / f"{case.name}.nii.gz" for trainer in TRAINERS},
+            {title: output / "predictions" / _file_name(title) / f"{case.name}.nii.gz" for title in MODELS},
         )
         for case in shown
     ]

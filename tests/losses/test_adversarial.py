@@ -107,3 +107,36 @@ def test_another_game_is_refused() -> None:
             call(torch.zeros(2), "hinge")
     with pytest.raises(ValueError, match="hinge"):
         detect(torch.zeros(2), torch.zeros(2), "hinge")
+
+
+@pytest.mark.parametrize("shapes", [((2, 1, 3, 3), (2, 1, 3, 3)), ((1, 1, 2, 2, 2), (5, 1, 2, 2, 2))])
+def test_detection_is_half_real_and_half_fake_whatever_their_numbers(shapes: tuple[tuple[int, ...], ...]) -> None:
+    real, fake = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    probability = [torch.sigmoid(score) for score in (real, fake)]
+    expected = -(torch.log(probability[0]).mean() + torch.log(1 - probability[1]).mean()) / 2
+    loss = detect(real, fake)
+    torch.testing.assert_close(loss, expected)
+    for fast, slow in zip(
+        torch.autograd.grad(loss, (real, fake)), torch.autograd.grad(expected, (real, fake)), strict=True
+    ):
+        torch.testing.assert_close(fast, slow)
+    passed = fool(fake)
+    torch.testing.assert_close(passed, -torch.log(torch.sigmoid(fake)).mean())
+    assert (torch.autograd.grad(passed, fake)[0] < 0).all()
+
+
+def test_fooling_is_the_opposite_of_detecting() -> None:
+    detected, passing = torch.full((4,), -20.0), torch.full((4,), 20.0)
+    assert detect(passing, detected) < 1e-6
+    assert fool(passing) < 1e-6
+    assert fool(detected) > 19
+    assert detect(torch.zeros(1), torch.zeros(9)).item() == pytest.approx(math.log(2))
+    half = torch.full((4,), 60000.0, dtype=torch.float16)
+    assert torch.isfinite(detect(half, -half))
+
+
+def test_accuracy_of_a_guess_is_one_half() -> None:
+    always_fake = -torch.ones(3), -torch.ones(7)
+    assert detection_accuracy(*always_fake) == 0.5
+    assert detection_accuracy(torch.ones(3), -torch.ones(7)) == 1
+    assert detection_accuracy(-torch.ones(3), torch.ones(7)) == 0

@@ -1,4 +1,4 @@
-"""Weighted self-information and the domain adversary."""
+"""Weighted self-information."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nnunet_crossmod.losses import domain_accuracy, domain_confusion, domain_discrimination, self_information
+from nnunet_crossmod.losses import self_information
 
 
 @pytest.mark.parametrize("size", [(3, 4), (2, 3, 2)])
@@ -51,36 +51,3 @@ def test_half_precision_is_finite(dtype: torch.dtype) -> None:
 def test_one_class_is_refused() -> None:
     with pytest.raises(ValueError, match="two classes"):
         self_information(torch.ones(1, 1, 4))
-
-
-@pytest.mark.parametrize("shapes", [((2, 1, 3, 3), (2, 1, 3, 3)), ((1, 1, 2, 2, 2), (5, 1, 2, 2, 2))])
-def test_discrimination_is_half_source_and_half_target(shapes: tuple[tuple[int, ...], ...]) -> None:
-    source, target = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
-    told = [torch.sigmoid(score) for score in (source, target)]
-    expected = -(torch.log(1 - told[0]).mean() + torch.log(told[1]).mean()) / 2
-    loss = domain_discrimination(source, target)
-    torch.testing.assert_close(loss, expected)
-    for fast, slow in zip(
-        torch.autograd.grad(loss, (source, target)), torch.autograd.grad(expected, (source, target)), strict=True
-    ):
-        torch.testing.assert_close(fast, slow)
-    passed = domain_confusion(target)
-    torch.testing.assert_close(passed, -torch.log(1 - torch.sigmoid(target)).mean())
-    assert (torch.autograd.grad(passed, target)[0] > 0).all()
-
-
-def test_fooling_is_the_opposite_of_telling() -> None:
-    told, fooled = torch.full((4,), 20.0), torch.full((4,), -20.0)
-    assert domain_discrimination(fooled, told) < 1e-6
-    assert domain_confusion(fooled) < 1e-6
-    assert domain_confusion(told) > 19
-    assert domain_discrimination(torch.zeros(1), torch.zeros(9)).item() == pytest.approx(math.log(2))
-    half = torch.full((4,), 60000.0, dtype=torch.float16)
-    assert torch.isfinite(domain_discrimination(half, -half))
-
-
-def test_accuracy_of_a_guess_is_one_half() -> None:
-    always_target = torch.ones(3), torch.ones(7)
-    assert domain_accuracy(*always_target) == 0.5
-    assert domain_accuracy(-torch.ones(3), torch.ones(7)) == 1
-    assert domain_accuracy(torch.ones(3), -torch.ones(7)) == 0
