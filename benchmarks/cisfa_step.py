@@ -107,10 +107,8 @@ def measure(trainer: Any, loaded: dict[str, Any], steps: int) -> None:
             bare(trainer, batch)
     total, alone = statistics.median(taken["step"]), statistics.median(taken["bare"])
     ratio = statistics.median(mine / theirs for mine, theirs in zip(taken["step"], taken["bare"], strict=True))
-    trainer.forward = timed("forward: G translates", trainer.forward)
-    regenerate = trainer.regenerate
-    trainer.regenerate = lambda player, *rest: timed(f"regenerate after {player.name}", regenerate)(player, *rest)
     for player in trainer.players:
+        player.forward = timed(f"{player.name}: forward", player.forward)
         player.objective = timed(f"{player.name}: loss", player.objective)
         player.step = timed(f"{player.name}: backward and step", player.step)
     for _ in range(steps):

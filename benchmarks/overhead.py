@@ -93,7 +93,7 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
         small = {} if args.full else dict(kind.presets.get("cpu", {}))
         warm = {"warm_up": 0.0} if "warm_up" in kind._hyperparameter_types else {}
         first = build(kind, **small, **warm)
-        for epoch in sorted({0, first.first_segmenter_epoch()}):
+        for epoch in sorted({0, first.segmenter.first_epoch}):
             trainer = build(kind, **small, **warm) if epoch else first
             trainer.current_epoch = epoch
             trainer.seen = {c: seen for c in everything if (seen := trainer.see(everything[c])) is not None}

@@ -16,7 +16,9 @@ from nnunet_crossmod.dataset_conversion import phantom
 from nnunet_crossmod.errors import CrossmodError
 
 ROWS = [
+    "SourceOnlyTrainer augmentation=nnunet",
     "SourceOnlyTrainer",
+    "MeanTeacherTrainer",
     "JointTrainer",
     "AICLTrainer",
     "AdvEntTrainer",

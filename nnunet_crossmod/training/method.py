@@ -64,13 +64,15 @@ class Method:
     target_batch_size: Count | None = None
     """Samples of the target per step beside the planned batch of the source; ``null`` is as many."""
     augmentation: Augmentation = "strong"
-    """``strong``: class-local curves, GIN, orientation kept; ``nnunet``: nnU-Net's own. It fills in the next four."""
+    """``strong``: class-local curves, GIN, orientation kept; ``nnunet``: nnU-Net's own. It fills in the next five."""
     curve_probability: Share | None = None
     """Share of the annotated samples whose classes get intensity curves of their own."""
     gin: GinSamples | None = None
     """The samples that pass a random convolutional network."""
     rotation_degrees: Degrees | None = None
     """Largest rotation; ``null`` with ``augmentation=nnunet`` is nnU-Net's own range."""
+    spatial_probability: Share | None = None
+    """Share of the samples that are rotated, and share of those that are scaled."""
     mirror: bool | None = None
     """Whether training mirrors, and thus test-time augmentation too."""
     gin_probability: Share = 1.0

@@ -8,8 +8,14 @@ __all__ = ["Augmentation", "resolve_augmentation"]
 
 Augmentation = Literal["strong", "nnunet"]
 
-STRONG: dict[str, Any] = {"curve_probability": 0.5, "gin": "all", "rotation_degrees": 30.0, "mirror": False}
-NNUNET: dict[str, Any] = {"curve_probability": 0.0, "gin": "off", "rotation_degrees": None, "mirror": True}
+STRONG: dict[str, Any] = {
+    "curve_probability": 0.5,
+    "gin": "all",
+    "rotation_degrees": 30.0,
+    "mirror": False,
+    "spatial_probability": 0.2,
+}
+NNUNET: dict[str, Any] = {"curve_probability": 0.0, "gin": "off", "mirror": True, "spatial_probability": 0.2}
 
 
 def resolve_augmentation(options: dict[str, Any]) -> dict[str, Any]:
@@ -19,4 +25,4 @@ def resolve_augmentation(options: dict[str, Any]) -> dict[str, Any]:
     mirroring. ``nnunet``: none of it; ``rotation_degrees`` stays ``None``, nnU-Net's own range.
     """
     parts = STRONG if options["augmentation"] == "strong" else NNUNET
-    return {**options, **{name: value for name, value in parts.items() if options[name] is None}}
+    return options | {name: value for name, value in parts.items() if options[name] is None}

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
@@ -254,6 +255,9 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         transforms = self.get_training_transforms(
             plan.patch_size, rotation, scales, mirror_axes, dummy_2d, plan.use_mask_for_norm, **of_labels
         )
+        for transform in transforms.transforms:
+            if isinstance(transform, SpatialTransform):
+                transform.p_rotation = transform.p_scaling = self.spatial_probability
         if self.intensity_augmentation().nnunet:
             transforms = spatial_part(transforms)
         training, validation = self.get_tr_and_val_datasets()
