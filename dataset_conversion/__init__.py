@@ -1,1 +1,1 @@
-"""Conversion scripts: one file a data set on one writer."""
+"""Conversion scripts: one file per data set on one writer."""

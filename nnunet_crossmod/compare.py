@@ -349,19 +349,19 @@ class Comparison:
         number = len({file.name.rsplit("_", 1)[0] for file in scans.glob(f"*{ending}")})
         checkpoint = run.results / self.checkpoint
         if not checkpoint.is_file():
-            found = ", ".join(sorted(path.name for path in run.results.glob("*.pth")))
-            raise CrossmodError(f"{checkpoint} does not exist; that training left {found}")
+            checkpoints = ", ".join(sorted(path.name for path in run.results.glob("*.pth")))
+            raise CrossmodError(f"{checkpoint} does not exist; that training left {checkpoints}")
         predicted = list(folder.glob(f"*{ending}"))
         made_by = {"checkpoint": str(checkpoint), "mirroring": self.mirroring}
-        told = run.work / "predicted_by.json"
-        kept = json.loads(told.read_bytes()) if told.is_file() else None
+        record_path = run.work / "predicted_by.json"
+        kept = json.loads(record_path.read_bytes()) if record_path.is_file() else None
         if predicted and (
             kept != made_by or any(file.stat().st_mtime < checkpoint.stat().st_mtime for file in predicted)
         ):
             shutil.rmtree(folder)  # of another model, or of a training that went on since
             predicted = []
-        told.parent.mkdir(parents=True, exist_ok=True)
-        told.write_text(json.dumps(made_by, indent=2) + "\n", encoding="utf-8")
+        record_path.parent.mkdir(parents=True, exist_ok=True)
+        record_path.write_text(json.dumps(made_by, indent=2) + "\n", encoding="utf-8")
         if len(predicted) >= number:
             return
         predict(
@@ -389,8 +389,8 @@ class Comparison:
         kept = run.work / "metrics.csv"
         files = [*(run.work / "predictions").glob(f"*{ending}"), *references.glob(f"*{ending}")]
         if kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files):
-            told = json.loads((run.work / "summary.json").read_bytes())
-            if told["conventions"]["tolerance_mm"] == self.tolerance:
+            kept_summary = json.loads((run.work / "summary.json").read_bytes())
+            if kept_summary["conventions"]["tolerance_mm"] == self.tolerance:
                 return read_scores(kept)
         modalities = {case.name: case.modality for case in block.test.values()}
         scores = evaluate_folder(
@@ -412,7 +412,7 @@ class Comparison:
 
     def _record(self, raw: Path, runs: Sequence[Run], roles: Roles) -> None:
         """What ``crossmod report`` reads."""
-        told = {
+        record = {
             "dataset": raw.name,
             "configuration": self.configuration,
             "checkpoint": self.checkpoint,
@@ -431,7 +431,7 @@ class Comparison:
                 for run in runs
             ],
         }
-        (self.work / RECORD).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (self.work / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _write(
         self,

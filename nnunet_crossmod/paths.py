@@ -55,16 +55,16 @@ def dataset_folder(variable: str, dataset: int | str) -> Path:
     base = os.environ.get(variable)
     if not base:
         raise CrossmodError(f"{variable} is not set: export {variable}=/a/folder")
-    found = sorted(path for path in Path(base).glob(_pattern(dataset)) if path.is_dir())
-    if not found:
+    folders = sorted(path for path in Path(base).glob(_pattern(dataset)) if path.is_dir())
+    if not folders:
         remedy = {
             "nnUNet_raw": '"crossmod convert"',
             "nnUNet_results": f"nnUNetv2_train {dataset} CONFIGURATION FOLD -tr TRAINER",
         }.get(variable, f"nnUNetv2_plan_and_preprocess -d {dataset}")
         raise CrossmodError(f"{base} has no data set {dataset}: make it with {remedy}")
-    if len(found) > 1:
-        raise CrossmodError(f"{base} has several data sets {dataset}: give the full name of one, as {found[0].name}")
-    return found[0]
+    if len(folders) > 1:
+        raise CrossmodError(f"{base} has several data sets {dataset}: give the full name of one, as {folders[0].name}")
+    return folders[0]
 
 
 def model_folder(dataset: int | str, trainer: str, plans: str, configuration: str) -> Path:

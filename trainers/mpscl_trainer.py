@@ -170,8 +170,8 @@ class MPSCLTrainer(AdvEntTrainer):
         patches = 0
         for batch in self.training_patches(self.is_annotated_source, self.prototype_patches):
             features = self.bare_network(batch.images, batch.modality, features=True).decoder[self.stage]
-            found = class_sums(features, self.source_labels(batch, features.shape[2:]), len(sums))
-            sums, counts, patches = sums + found[0], counts + found[1], patches + len(features)
+            class_totals = class_sums(features, self.source_labels(batch, features.shape[2:]), len(sums))
+            sums, counts, patches = sums + class_totals[0], counts + class_totals[1], patches + len(features)
         if not counts.any():
             raise CrossmodError(f"fold {self.fold} has no annotated source case, of which prototypes could be made")
         self.bank.initialise(sums, counts)

@@ -103,8 +103,8 @@ class CrossmodBlock:
         def entry(case: Case) -> dict[str, Any]:
             everything = case.visible == frozenset(self.labels.values())
             names: str | list[str] = "all" if everything else [values[value] for value in sorted(case.visible)]
-            told = {"modality": case.modality, "annotated": names, "subject": case.subject}
-            return told if case.labelled else {**told, "labelled": False}
+            written = {"modality": case.modality, "annotated": names, "subject": case.subject}
+            return written if case.labelled else {**written, "labelled": False}
 
         return {
             "modalities": list(self.modalities),
@@ -140,14 +140,14 @@ class CrossmodBlock:
         Raises:
             CrossmodError: a case is named in the block but not on disk, or the reverse.
         """
-        found = set(names)
-        missing = sorted(set(self.cases) - found)
+        names_on_disk = set(names)
+        missing = sorted(set(self.cases) - names_on_disk)
         if missing:
             raise CrossmodError(
                 f'case {missing[0]!r} stands in the "crossmod" block of dataset.json but not in {where}'
                 f"{_and_more(missing)}: add its files and preprocess again, or take it out of the block"
             )
-        unnamed = sorted(found - set(self.cases))
+        unnamed = sorted(names_on_disk - set(self.cases))
         if unnamed:
             raise CrossmodError(
                 f'case {unnamed[0]!r} lies in {where} but not in the "crossmod" block of dataset.json'
@@ -162,7 +162,7 @@ def _and_more(names: list[str]) -> str:
 def _entries(block: Mapping[str, Any], key: str, where: str) -> Mapping[str, Mapping[str, Any]]:
     value = block.get(key)
     if not isinstance(value, Mapping) or not all(isinstance(entry, Mapping) for entry in value.values()):
-        raise CrossmodError(f'{where}: "crossmod" needs "{key}", an object with one object a case')
+        raise CrossmodError(f'{where}: "crossmod" needs "{key}", an object with one object per case')
     return value
 
 

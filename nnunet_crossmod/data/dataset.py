@@ -145,7 +145,11 @@ class RegisteredScans(nnUNetBaseDataset):  # type: ignore[misc]
     def load_case(self, identifier: str) -> tuple[Any, Any, None, dict[str, Any]]:
         """One subject: stacked data, stacked segmentations, no previous stage, properties of the annotated scan."""
         loaded = self._load(self.groups[str(identifier)])
-        informative = max(loaded, key=lambda case: sum(len(found) > 0 for found in case[3]["class_locations"].values()))
+
+        def classes(case: tuple[Any, Any, None, dict[str, Any]]) -> int:
+            return sum(len(places) > 0 for places in case[3]["class_locations"].values())
+
+        informative = max(loaded, key=classes)
         return Stacked([data for data, *_ in loaded]), Stacked([seg for _, seg, *_ in loaded]), None, informative[3]
 
     def _load(self, names: Sequence[str]) -> list[tuple[Any, Any, None, dict[str, Any]]]:

@@ -31,7 +31,7 @@ def read_image(path: Path) -> sitk.Image:
         The image in the voxel type of the file.
 
     Raises:
-        CrossmodError: no such file, unreadable, truncated, not 3D, several values a voxel, or NaN voxels.
+        CrossmodError: no such file, unreadable, truncated, not 3D, several values per voxel, or NaN voxels.
     """
     if not path.is_file():
         raise CrossmodError(f"{path} does not exist: check the path, or copy the file there again")
@@ -69,7 +69,7 @@ def check_image(image: sitk.Image, where: str) -> None:
         where: its file or case, for the message.
 
     Raises:
-        CrossmodError: not 3D, several values a voxel, no positive spacing, or NaN or infinite voxels.
+        CrossmodError: not 3D, several values per voxel, no positive spacing, or NaN or infinite voxels.
     """
     if image.GetDimension() != 3:
         size = " x ".join(str(length) for length in image.GetSize())
@@ -78,7 +78,7 @@ def check_image(image: sitk.Image, where: str) -> None:
         )
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise CrossmodError(
-            f"{where} has {image.GetNumberOfComponentsPerPixel()} values a voxel: save one channel a file"
+            f"{where} has {image.GetNumberOfComponentsPerPixel()} values per voxel: save one channel per file"
         )
     spacing = np.asarray(image.GetSpacing())
     if not (np.all(np.isfinite(spacing)) and np.all(spacing > 0)):

@@ -57,7 +57,7 @@ def evaluate_folder(
         processes: how many at a time; by default one for every 32 cases, as far as there are cores.
 
     Returns:
-        one row a case and structure: ``case``, ``modality``, ``structure``, ``status``, ``dice``, ``hd95`` and ``assd``
+        one row per case and structure: ``case``, ``modality``, ``structure``, ``status``, ``dice``, ``hd95`` and ``assd``
         in mm, ``nsd``; see :data:`~nnunet_crossmod.evaluation.metrics.CONVENTIONS`.
 
     Raises:
@@ -113,10 +113,10 @@ def _measure_files(pair: _Pair, labels: Mapping[str, int], ignore: int | None, t
     scores = measure(maps[0], maps[1], labels, reference.GetSpacing()[::-1], ignore=ignore, tolerance=tolerance)
     for file, volume, failure in ((pair.prediction, maps[0], "missed"), (pair.reference, maps[1], "invented")):
         if {score.status for score in scores} - {"absent"} == {failure} and volume.any():
-            found = sorted(set(np.unique(volume).tolist()) - {0, ignore})
-            if found and not set(found) & set(labels.values()):
+            values = sorted(set(np.unique(volume).tolist()) - {0, ignore})
+            if values and not set(values) & set(labels.values()):
                 raise CrossmodError(
-                    f"{file} holds the values {found}, but the structures are {dict(labels)}: give the values of both "
+                    f"{file} holds the values {values}, but the structures are {dict(labels)}: give the values of both "
                     "folders with -l, or relabel the files"
                 )
     return scores
@@ -132,7 +132,7 @@ def _read(file: Path) -> sitk.Image:
 
 
 def summarise(scores: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
-    """Mean over cases: one row a modality, one column a structure, and the mean over cases of a case's mean."""
+    """Mean over cases: one row per modality, one column per structure, and the mean over cases of a case's mean."""
     table: pd.DataFrame = scores.pivot_table(
         index="modality", columns="structure", values=metric, aggfunc="mean", sort=False
     )
@@ -175,7 +175,7 @@ def _mean_and_std(values: pd.Series[float]) -> dict[str, float | None]:
 
 
 def printed(scores: pd.DataFrame, tolerance: float) -> str:
-    """The summary as text: a block a modality, a line a structure."""
+    """The summary as text: a block per modality, a line per structure."""
     titles = {**TITLES, "nsd": f"NSD {tolerance:g} mm"}
     blocks = []
     for modality, told in summary(scores).items():
@@ -207,8 +207,8 @@ def read_scores(file: Path) -> pd.DataFrame:
 
 
 def write_evaluation(scores: pd.DataFrame, folder: Path, tolerance: float) -> None:
-    """Write ``metrics.csv`` (one row a case and structure) and ``summary.json`` (conventions, means, counts)."""
+    """Write ``metrics.csv`` (one row per case and structure) and ``summary.json`` (conventions, means, counts)."""
     folder.mkdir(parents=True, exist_ok=True)
     scores.to_csv(folder / "metrics.csv", index=False)
-    told = {"conventions": {**CONVENTIONS, "tolerance_mm": tolerance}, "modalities": summary(scores)}
-    (folder / "summary.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    description = {"conventions": {**CONVENTIONS, "tolerance_mm": tolerance}, "modalities": summary(scores)}
+    (folder / "summary.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -87,8 +87,8 @@ def export_model(
     models = [open_model(folder, folds, checkpoints[0]) for folder in folders]
     first = models[0]
     if any(model.folds != first.folds for model in models):
-        told = "; ".join(f"{model.configuration}: {', '.join(map(str, model.folds))}" for model in models)
-        raise CrossmodError(f"the configurations have different folds ({told}): say which with -f")
+        trained = "; ".join(f"{model.configuration}: {', '.join(map(str, model.folds))}" for model in models)
+        raise CrossmodError(f"the configurations have different folds ({trained}): say which with -f")
     dataset = _checked_name(dataset or str(first.plans["dataset_name"]), _DATASET_NAME, "Dataset511_Heart")
     plans = _checked_name(plans or str(first.plans["plans_name"]), re.compile(r"(?!.*__)[\w.-]+"), "nnUNetPlans_LGE")
     differences = []
@@ -231,8 +231,8 @@ def _compare(
     tile = torch.randn(1, channels, *_tile(configuration), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = network(torch.cat((tile, torch.full_like(tile[:, :1], index + 1)), 1))
-        found = stock(tile)
-    difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+        stock_logits = stock(tile)
+    difference = float((stock_logits - expected).abs().max() / expected.abs().max().clamp(min=1))
     if not difference <= TOLERANCE:
         raise UnsupportedError(
             f"{model.trainer} trains a network that computes something else than the stock {type(stock).__name__} with "
@@ -260,8 +260,8 @@ def _files(folder: Path, folds: Sequence[int | str]) -> Iterator[tuple[str, byte
             content[name] = _without_last_channel(content[name])
         yield fingerprint.name, json.dumps(content, indent=2).encode()
     kept = [f"fold_{fold}/progress.png" for fold in folds]
-    for found in sorted(folder.glob("crossval_results_folds_*")):
-        kept += [f"{found.name}/postprocessing.pkl", f"{found.name}/postprocessing.json"]
+    for folder_of_folds in sorted(folder.glob("crossval_results_folds_*")):
+        kept += [f"{folder_of_folds.name}/postprocessing.pkl", f"{folder_of_folds.name}/postprocessing.json"]
     for file in ("postprocessing.pkl", "postprocessing.json", *kept):
         if (folder / file).is_file():
             yield file, (folder / file).read_bytes()

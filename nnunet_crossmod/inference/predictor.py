@@ -168,7 +168,7 @@ class Predictor:
         ]
         if not left:
             return []
-        made = not output.exists()
+        is_new = not output.exists()
         output.mkdir(parents=True, exist_ok=True)
         failed: dict[str, CrossmodError] = {}
         done: list[str] = []
@@ -204,7 +204,7 @@ class Predictor:
         finally:
             if done:
                 self._describe(output)
-            elif made and not any(output.iterdir()):
+            elif is_new and not any(output.iterdir()):
                 output.rmdir()
         if failed:
             others = f" ({len(failed)} of {len(left)} cases were not predicted)" if len(left) > 1 else ""

@@ -56,8 +56,8 @@ def assign_modalities(words: Sequence[str], cases: Iterable[str], known: Sequenc
     for case in cases:
         fitting = {modality for modality, pattern in patterns if fnmatchcase(case, pattern)}
         if len(fitting) != 1:
-            told = f"the patterns of {' and '.join(sorted(fitting))} fit" if fitting else "no pattern of -m fits"
-            raise CrossmodError(f"case {case!r}: {told}: change the patterns, or name it in a --modalities table")
+            problem = f"the patterns of {' and '.join(sorted(fitting))} fit" if fitting else "no pattern of -m fits"
+            raise CrossmodError(f"case {case!r}: {problem}: change the patterns, or name it in a --modalities table")
         assigned[case] = fitting.pop()
     return assigned
 

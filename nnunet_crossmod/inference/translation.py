@@ -71,18 +71,18 @@ class Translation:
         flat = len(patch) == 2
 
         def network(windows: Tensor) -> Tensor:
-            of, into = (torch.full((len(windows),), index, device=windows.device) for index in (modality, wanted))
-            made: Tensor = self.network(windows, of, into)
-            return made
+            own, target = (torch.full((len(windows),), index, device=windows.device) for index in (modality, wanted))
+            translated: Tensor = self.network(windows, own, target)
+            return translated
 
         volume = torch.from_numpy(images).to(self.device)
         # a 2D generator takes the slices of a volume for a batch
         batches = torch.split(volume.movedim(1, 0), 8) if flat else (volume[None],)
-        made = [
+        windows_translated = [
             cast(Tensor, sliding_window_inference(batch, patch, 4, network, 1 - step_size, "gaussian"))
             for batch in batches
         ]
-        translated = torch.cat(made).movedim(0, 1) if flat else made[0][0]
+        translated = torch.cat(windows_translated).movedim(0, 1) if flat else windows_translated[0][0]
         result: NDArray[np.float32] = translated.float().cpu().numpy()
         return result
 
@@ -169,7 +169,7 @@ def translate_folder(
     block, ending = translation.block, str(translation.dataset_json["file_ending"])
     modality = _only(modality, block.source, "source", "-m")
     wanted = _only(wanted, block.target, "target", "--to")
-    of, into = block.modalities.index(modality), block.modalities.index(wanted)
+    own, target = block.modalities.index(modality), block.modalities.index(wanted)
     present = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
     if present and not overwrite:
         raise CrossmodError(f"output folder {output} already holds {present[0]}: name another one, or add --overwrite")
@@ -189,7 +189,7 @@ def translate_folder(
                 files, None, translation.plans, translation.configuration, translation.dataset_json
             )
             images = np.ascontiguousarray(data[:-1], dtype=np.float32)
-            translated = translation.translate(images, of, into, step_size)
+            translated = translation.translate(images, own, target, step_size)
             flickering[case] = _flicker(translated) / max(_flicker(images), 1e-6)
             for channel, volume in enumerate(_on_own_grid(translated, properties, translation)):
                 image = sitk.GetImageFromArray(volume)
@@ -202,8 +202,8 @@ def _only(given: str | None, known: tuple[str, ...], what: str, flag: str) -> st
     if given is None and len(known) == 1:
         return known[0]
     if given not in known:
-        told = f"{given!r} is no {what} modality" if given else f"there are several {what} modalities"
-        raise CrossmodError(f"{told}: give {flag} one of {', '.join(known)}")
+        problem = f"{given!r} is no {what} modality" if given else f"there are several {what} modalities"
+        raise CrossmodError(f"{problem}: give {flag} one of {', '.join(known)}")
     return given
 
 

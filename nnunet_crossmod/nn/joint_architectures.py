@@ -55,7 +55,7 @@ def encoder_per_modality(networks: Sequence[ModalityUNet]) -> ModalityUNet:
     """One network with the encoder of each of the given ones, in the order of the modalities, and the first's decoder.
 
     Raises:
-        ValueError: not one network a modality.
+        ValueError: not one network per modality.
     """
     first = networks[0]
     if len(networks) != len(first.modalities):

@@ -192,5 +192,5 @@ class StyleTranslator(ImageTranslator):
         """
         shown = self.shown(images)
         repeats = len(shown) // max(1, len(images))
-        of, into = (index.repeat_interleave(repeats) for index in (modality, wanted))
-        return self.restored(self.generator(shown, of, into), images.shape[2])
+        own, target = (index.repeat_interleave(repeats) for index in (modality, wanted))
+        return self.restored(self.generator(shown, own, target), images.shape[2])

@@ -123,8 +123,8 @@ class LabelFreeSelection:
         if trainer.local_rank == 0:
             with self.file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-        told = ", ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "epoch")
-        trainer.print_to_log_file("label-free criterion:", told)
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "epoch")
+        trainer.print_to_log_file("label-free criterion:", figures)
         better = self.mean > self.best
         self.best = max(self.best, self.mean)
         return better
@@ -142,8 +142,8 @@ class LabelFreeSelection:
                 with trainer._autocast():
                     output = network(trainer.validation_images(batch))
                 logits = output[0] if isinstance(output, list) else output
-                found = tally(logits.float().softmax(1), target.to(trainer.device))
-                sums = found if sums is None else Tally(*(a + b for a, b in zip(sums, found, strict=True)))
+                counts = tally(logits.float().softmax(1), target.to(trainer.device))
+                sums = counts if sums is None else Tally(*(a + b for a, b in zip(sums, counts, strict=True)))
         assert sums is not None
         return sums
 
@@ -167,13 +167,13 @@ def _cases_and_loader(trainer: Any) -> tuple[dict[str, Case], BalancedDataLoader
         of_side = [
             [name for name in names if trainer.block.is_target(name) is side] for names in (validation, training)
         ]
-        found = of_side[0] or of_side[1]
-        if not found:
+        names_of_side = of_side[0] or of_side[1]
+        if not names_of_side:
             raise CrossmodError(
                 f"label_free_selection compares source and target, but fold {trainer.fold} has no scan of the "
                 f"{'target' if side else 'source'}: write other splits_final.json, or set label_free_selection=false"
             )
-        cases.update({name: replace(trainer.block.cases[name], visible=frozenset()) for name in found})
+        cases.update({name: replace(trainer.block.cases[name], visible=frozenset()) for name in names_of_side})
     kind, folder = trainer.dataset_class, trainer.preprocessed_dataset_folder
     scans = CrossModalDataset(kind(folder, sorted(cases)), cases, trainer.block, keep_modality_channel=True)
     patch = trainer.configuration_manager.patch_size

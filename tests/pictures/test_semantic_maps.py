@@ -1,4 +1,4 @@
-"""Pictures of external attention: one panel a modality and class, of images and of volumes."""
+"""Pictures of external attention: one panel per modality and class, of images and of volumes."""
 
 from pathlib import Path
 
