@@ -24,7 +24,7 @@ from nnunet_crossmod.evaluation import METRICS, evaluate_folder, read_scores, wr
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, check_roles, compare, shown, to_latex, to_markdown
 from nnunet_crossmod.nnunet_runs import cores, predict, train
 from nnunet_crossmod.paths import dataset_folder, let_nnunet_find_trainers, load_trainer, read_json
-from nnunet_crossmod.plans import configure, read_setting, write_plans
+from nnunet_crossmod.plans import configure, read_setting, resolved_configuration, write_plans
 from nnunet_crossmod.training.hyperparameters import resolve
 
 __all__ = ["Comparison", "Method", "Run", "read_method", "roles_of"]
@@ -258,7 +258,7 @@ class Comparison:
             written = run.results.parent / "plans.json"  # what the training used
             plans = read_json(written if written.is_file() else preprocessed / f"{run.plans}.json", "train it again")
             options = {**self._hyperparameters(run.method, run.plans), **plans.get("crossmod", {})}
-            batch_size = _configuration(plans, self.configuration)["batch_size"]
+            batch_size = resolved_configuration(plans, self.configuration)["batch_size"]
             adam = options["optimizer_name"] != "sgd"
             labelled = _labelled_per_step(run.method, block, batch_size, options["target_batch_size"])
             rows.append(
@@ -485,7 +485,7 @@ class Comparison:
         if roles.floor and roles.ceiling:
             notes.append(f"Gap closed: share of the way in mean Dice from {roles.floor} to {roles.ceiling}.")
         else:
-            notes.append(f"No share of the gap closed: it takes the rows {FLOOR} and {CEILING}.")
+            notes.append(f"Add the rows {FLOOR} and {CEILING} to see the share of the gap closed.")
         if second := self._second_floor():
             notes.append(f"Two floors: {roles.floor or FLOOR}, and with nnU-Net's own augmentation {second}.")
         if len(self.seeds) < 3:
@@ -524,12 +524,6 @@ def dice_per_scan(scores: pd.DataFrame) -> pd.DataFrame:
     """One row per scan, one column per method: mean Dice over structures, runs averaged."""
     per_scan = scores.groupby(["modality", "case", "method"], sort=False)["dice"].mean()
     return cast("pd.DataFrame", per_scan.unstack("method").reset_index())
-
-
-def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    planned: dict[str, Any] = plans["configurations"][name]
-    parent = planned.get("inherits_from")
-    return planned if parent is None else {**_configuration(plans, parent), **planned}
 
 
 def _labelled_per_step(method: Method, block: CrossmodBlock, batch_size: int, target_batch_size: int | None) -> float:

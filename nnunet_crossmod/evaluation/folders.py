@@ -57,8 +57,8 @@ def evaluate_folder(
         processes: how many at a time; by default one for every 32 cases, as far as there are cores.
 
     Returns:
-        one row per case and structure: ``case``, ``modality``, ``structure``, ``status``, ``dice``, ``hd95`` and ``assd``
-        in mm, ``nsd``; see :data:`~nnunet_crossmod.evaluation.metrics.CONVENTIONS`.
+        one row per case and structure: ``case``, ``modality``, ``structure``, ``status``, ``dice``, ``hd95`` and
+        ``assd`` in mm, ``nsd``; see :data:`~nnunet_crossmod.evaluation.metrics.CONVENTIONS`.
 
     Raises:
         CrossmodError: no case in common, a reference without prediction, or grids that differ.

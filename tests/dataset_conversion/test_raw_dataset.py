@@ -383,7 +383,7 @@ BAD_FILES = [
     (nan, ["nan.nii.gz", "1 NaN"]),
     (zero, ["zero.nii.gz", "all zero"]),
     (four_dimensional, ["cine4d.nii.gz", "4D (12 x 10 x 3 x 2)"]),
-    (coloured, ["rgb.nii.gz", "3 values a voxel"]),
+    (coloured, ["rgb.nii.gz", "3 values per voxel"]),
     (other_size, ["s0_mr.nii.gz", "size.nii.gz", "(12, 10, 3) against (11, 10, 3)"]),
     (other_origin, ["s0_mr.nii.gz", "origin.nii.gz", "origin (-31.5, 12.25, 100.0) against (-31.5, 12.25, 108.0)"]),
     (other_spacing, ["s0_mr.nii.gz", "spacing.nii.gz", "spacing (1.25, 1.5, 8.0) against (1.25, 1.5, 8.2)"]),
