@@ -7,29 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from small_scans import BOX, SHAPE, filled, image_of
 
 from nnunet_crossmod.data import CrossmodBlock, add_modality_channel
 from nnunet_crossmod.data.modality_channel import modality_channel
 from nnunet_crossmod.errors import CrossmodError
-
-SHAPE = (4, 6, 8)
-
-
-def image_of(values: Any, origin: tuple[float, float, float] = (3.0, -4.5, 60.0)) -> sitk.Image:
-    image = sitk.GetImageFromArray(values)
-    image.SetSpacing((1.25, 1.5, 8.0))
-    image.SetOrigin(origin)
-    image.SetDirection((0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0))
-    return image
-
-
-def filled(*box: slice, value: int = 7) -> Any:
-    voxels = np.zeros(SHAPE, dtype=np.int16)
-    voxels[box] = value
-    return voxels
-
-
-BOX = (slice(1, 3), slice(0, 5), slice(2, 6))
 
 
 def test_the_box_of_the_nonzero_voxels_is_filled() -> None:

@@ -5,25 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from nnunet_crossmod.pictures.curves import Curve, curve_figure, draw_losses
 from nnunet_crossmod.training.record import LossRecord
-
-
-@pytest.fixture
-def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def spy(self: Figure, *args: object, **kwargs: object) -> None:
-        figures.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return figures
 
 
 def test_curves_have_one_panel_per_term(tmp_path: Path, saved: list[Figure]) -> None:
