@@ -20,20 +20,7 @@ def write(file: Path, values: np.ndarray) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(values.astype(np.uint8)), str(file))
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def spy(self: Figure, *args: object, **kwargs: object) -> None:
-        figures.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return figures
-
-
-def test_the_grid_names_its_columns_and_shows_the_slice_with_most_labels(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_the_grid_names_its_columns_and_shows_the_slice_with_most_labels(tmp_path: Path, saved: list[Figure]) -> None:
     labels = np.zeros((3, 6, 6))
     labels[2, 1:5, 1:5] = 1
     write(tmp_path / "image.nii.gz", np.random.default_rng(0).integers(0, 200, (3, 6, 6)))
@@ -41,7 +28,7 @@ def test_the_grid_names_its_columns_and_shows_the_slice_with_most_labels(tmp_pat
     files = (tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
     row = Row("case", *files, {"AICL": files[1], "floor": files[1]})
     prediction_grid([row, row], {"a": 1}, tmp_path / "grid.png")
-    axes = drawn[0].axes
+    axes = saved[0].axes
     assert [a.get_title() for a in axes[:4]] == ["image", "reference", "AICL", "floor"]
     image, reference = (np.asarray(a.get_images()[0].get_array()) for a in axes[:2])
     changed = (image != reference).any(2)
