@@ -99,7 +99,7 @@ class TrainedModel:
 
 def untranslated(trainer: str, source: Sequence[str]) -> str:
     """What to know of source scans where a method trains its segmenter on translations of them; else nothing."""
-    if not hasattr(load_trainer(trainer), "build_translator"):
+    if not getattr(load_trainer(trainer), "translates_scans", False):
         return ""
     return (
         f"{trainer} trains its segmenter on translated {', '.join(source)} scans: of untranslated ones it has seen none"

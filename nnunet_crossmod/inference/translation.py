@@ -107,7 +107,7 @@ def load_translation(
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     kind = load_trainer(trainer)
-    if not hasattr(kind, "build_translator"):
+    if not getattr(kind, "translates_scans", False):
         raise CrossmodError(f"{trainer} has no generator that could translate: use CISFATrainer or GLUATrainer")
     folder = model_folder(dataset, trainer, plans, configuration)
     file = folder / f"fold_{fold}" / checkpoint

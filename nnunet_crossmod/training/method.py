@@ -98,6 +98,9 @@ class Method:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Hyper-parameters that ``crossmod configure -tr TRAINER --preset NAME`` sets on top of the preset's own."""
 
+    translates_scans: ClassVar[bool] = False
+    """Whether the trainer has a ``build_translator``, which ``crossmod translate`` loads."""
+
     block: CrossmodBlock
     network: nn.Module
     device: torch.device

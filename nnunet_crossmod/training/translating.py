@@ -39,6 +39,8 @@ class TranslatingTrainer(CrossModalTrainer):
     Intensities are augmented after the translation: the translator sees the scans as they are.
     """
 
+    translates_scans = True
+
     translator: ImageTranslator
     collapse_terms: ClassVar[CollapseTerms]
     keeps_modality: ClassVar[bool] = True
