@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +24,8 @@ from nnunetv2.inference.export_prediction import (
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
-from nnunet_crossmod.data.modality_channel import fill_box
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.inference.preprocessing import Recipe, preprocess, read_case
 from nnunet_crossmod.inference.trained_model import FINAL, open_model
 from nnunet_crossmod.paths import device_of
 
@@ -73,7 +72,7 @@ class Predictor:
             allow_tqdm=show_tiles,
         )
         plans, configuration = self._predictor.plans_manager, self._predictor.configuration_manager
-        self._recipe = _Recipe(plans, configuration, self._predictor.dataset_json)
+        self._recipe = Recipe(plans, configuration, self._predictor.dataset_json)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -110,7 +109,7 @@ class Predictor:
         voxels = np.asarray(image, dtype=np.float32)
         voxels = voxels[None] if voxels.ndim == 3 else voxels
         _check_array(voxels, spacing, self.model.channels)
-        data, properties = _preprocess(voxels, {"spacing": [float(length) for length in spacing]}, index, self._recipe)
+        data, properties = preprocess(voxels, {"spacing": [float(length) for length in spacing]}, index, self._recipe)
         return convert_predicted_logits_to_segmentation_with_correct_shape(
             self._logits(data),
             self._recipe.plans,
@@ -177,7 +176,7 @@ class Predictor:
                 staging = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".partial", dir=output)))
                 reading, writing = (_executor(stack, min(number, len(left))) for number in (readers, writers))
                 bar = stack.enter_context(tqdm(total=len(left), desc="Predict", unit="case", disable=_bar(progress)))
-                jobs = (partial(_read, cases[case], indices[case], self._recipe, case) for case in left)
+                jobs = (partial(read_case, cases[case], indices[case], self._recipe, case) for case in left)
                 written: deque[Future[str]] = deque()
 
                 def finish(most: int) -> None:
@@ -219,14 +218,6 @@ class Predictor:
             partial_file.replace(output / name)
 
 
-class _Recipe(NamedTuple):
-    """nnU-Net's description of a model, which goes along to other processes."""
-
-    plans: Any
-    configuration: Any
-    dataset_json: dict[str, Any]
-
-
 def _check_array(voxels: NDArray[np.float32], spacing: Sequence[float], channels: int) -> None:
     if voxels.ndim != 4 or len(voxels) != channels or 0 in voxels.shape:
         shape = "(z, y, x)" if channels == 1 else f"({channels}, z, y, x)"
@@ -239,38 +230,10 @@ def _check_array(voxels: NDArray[np.float32], spacing: Sequence[float], channels
         raise CrossmodError("a channel of the array is all zero: it holds no scan")
 
 
-def _preprocess(
-    voxels: NDArray[np.float32], properties: dict[str, Any], index: int, recipe: _Recipe
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """nnU-Net's preprocessing of image channels (c, *s), with the modality channel as the last."""
-    channel = fill_box(list(voxels), index).astype(np.float32)
-    data, _, properties = recipe.configuration.preprocessor_class(verbose=False).run_case_npy(
-        np.concatenate((voxels, channel[None])),
-        None,
-        properties,
-        recipe.plans,
-        recipe.configuration,
-        recipe.dataset_json,
-    )
-    return np.ascontiguousarray(data, dtype=np.float32), properties
-
-
-def _read(files: Sequence[Path], index: int, recipe: _Recipe, case: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Check the files as ``crossmod modality-channel`` does, then read and preprocess them as nnU-Net does."""
-    images = [read_image(file) for file in files]
-    for file, image in zip(files, images, strict=True):
-        if is_all_zero(image):
-            raise CrossmodError(f"case {case!r}: {file} is all zero: take it out, or export it again")
-        check_same_grid(images[0], image, f"case {case!r}: {files[0]}", str(file))
-    del images
-    voxels, properties = recipe.plans.image_reader_writer_class().read_images([str(file) for file in files])
-    return _preprocess(voxels, properties, index, recipe)
-
-
 def _write(
     logits: NDArray[np.floating],
     properties: dict[str, Any],
-    recipe: _Recipe,
+    recipe: Recipe,
     staging: Path,
     output: Path,
     case: str,

@@ -95,13 +95,16 @@ def known_modality(modality: str, known: Sequence[str], where: str) -> str:
     return modality
 
 
-def find_cases(folder: Path, ending: str, channels: int) -> dict[str, list[Path]]:
+def find_cases(
+    folder: Path, ending: str, channels: int, *, skip_modality_channel: bool = False
+) -> dict[str, list[Path]]:
     """Case → its image channels in order.
 
     Args:
         folder: holds ``case_0000<ending>``, … (one file a channel), or plain ``case<ending>`` where that is enough.
         ending: of the files.
         channels: image channels of a case, the modality channel not counted.
+        skip_modality_channel: pass over files that are the modality channel instead of refusing them.
 
     Raises:
         CrossmodError: no such folder, a wrong file ending, or a channel that is missing or too many.
@@ -109,6 +112,8 @@ def find_cases(folder: Path, ending: str, channels: int) -> dict[str, list[Path]
     if not folder.is_dir():
         raise CrossmodError(f"input folder {folder} does not exist: check the path")
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    if skip_modality_channel:
+        files = [file for file in files if not file.name.endswith(f"_{channels:04d}{ending}")]
     for file in files:
         if file.name.lower().endswith(_IMAGE_ENDINGS) and not file.name.endswith(ending):
             raise CrossmodError(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +17,8 @@ from tqdm import tqdm
 from nnunet_crossmod.data.atomic_folder import atomic_folder
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.inference.modality_channel import add_modality_channel
+from nnunet_crossmod.inference.preprocessing import Recipe, read_case
+from nnunet_crossmod.inference.scans import find_cases
 from nnunet_crossmod.nn.generators import flicker
 from nnunet_crossmod.paths import load_trainer, model_folder
 
@@ -178,22 +176,17 @@ def translate_folder(
     if output.resolve() in (scans.resolve(), *scans.resolve().parents):
         raise CrossmodError(f"output folder {output} is or holds the input folder: name another one")
     flickering = {}
-    preprocessor = translation.configuration.preprocessor_class(verbose=False)
-    with (
-        _with_modality_channel(scans, modality, translation) as (folder, cases),
-        atomic_folder(output.resolve(), replacing=[output.resolve()] if output.is_dir() else []) as complete,
-    ):
-        for case in tqdm(cases, desc="Translate", unit="case", disable=None):
-            files = [str(folder / f"{case}_{channel:04d}{ending}") for channel in range(translation.channels + 1)]
-            data, _, properties = preprocessor.run_case(
-                files, None, translation.plans, translation.configuration, translation.dataset_json
-            )
-            images = np.ascontiguousarray(data[:-1], dtype=np.float32)
+    cases = find_cases(scans, ending, translation.channels, skip_modality_channel=True)
+    recipe = Recipe(translation.plans, translation.configuration, translation.dataset_json)
+    with atomic_folder(output.resolve(), replacing=[output.resolve()] if output.is_dir() else []) as complete:
+        for case, files in tqdm(cases.items(), desc="Translate", unit="case", disable=None):
+            data, properties = read_case(files, own, recipe, case)
+            images = np.ascontiguousarray(data[:-1])
             translated = translation.translate(images, own, target, step_size)
             flickering[case] = _flicker(translated) / max(_flicker(images), 1e-6)
             for channel, volume in enumerate(_on_own_grid(translated, properties, translation)):
                 image = sitk.GetImageFromArray(volume)
-                image.CopyInformation(sitk.ReadImage(files[channel]))
+                image.CopyInformation(sitk.ReadImage(str(files[channel])))
                 sitk.WriteImage(image, str(complete / f"{case}_{channel:04d}{ending}"), useCompression=True)
     return flickering
 
@@ -205,23 +198,6 @@ def _only(given: str | None, known: tuple[str, ...], what: str, flag: str) -> st
         problem = f"{given!r} is no {what} modality" if given else f"there are several {what} modalities"
         raise CrossmodError(f"{problem}: give {flag} one of {', '.join(known)}")
     return given
-
-
-@contextmanager
-def _with_modality_channel(scans: Path, modality: str, translation: Translation) -> Iterator[tuple[Path, list[str]]]:
-    """The scans as nnU-Net's preprocessing wants them, in a folder that goes away, and their cases."""
-    if not scans.is_dir():
-        raise CrossmodError(f"input folder {scans} does not exist: check the path")
-    ending, last = translation.dataset_json["file_ending"], f"_{translation.channels:04d}"
-    with tempfile.TemporaryDirectory(prefix="crossmod_translate_") as temporary:
-        base = Path(temporary)
-        (base / "scans").mkdir()
-        for file in scans.iterdir():
-            if file.is_file() and not file.name.endswith(f"{last}{ending}"):
-                (base / "scans" / file.name).symlink_to(file.resolve())
-        (base / "dataset.json").write_text(json.dumps(translation.dataset_json))
-        cases = add_modality_channel(base / "scans", base / "input", modality, base / "dataset.json")
-        yield base / "input", cases
 
 
 def _on_own_grid(

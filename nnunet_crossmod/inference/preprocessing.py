@@ -1,0 +1,54 @@
+"""nnU-Net's preprocessing of a scan, with the modality channel made in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
+from nnunet_crossmod.data.modality_channel import fill_box
+from nnunet_crossmod.errors import CrossmodError
+
+__all__ = ["Recipe", "preprocess", "read_case"]
+
+
+class Recipe(NamedTuple):
+    """nnU-Net's description of a model, which goes along to other processes."""
+
+    plans: Any
+    configuration: Any
+    dataset_json: dict[str, Any]
+
+
+def preprocess(
+    voxels: NDArray[np.float32], properties: dict[str, Any], index: int, recipe: Recipe
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """nnU-Net's preprocessing of image channels (c, *s), with the modality channel as the last."""
+    channel = fill_box(list(voxels), index).astype(np.float32)
+    data, _, properties = recipe.configuration.preprocessor_class(verbose=False).run_case_npy(
+        np.concatenate((voxels, channel[None])),
+        None,
+        properties,
+        recipe.plans,
+        recipe.configuration,
+        recipe.dataset_json,
+    )
+    return np.ascontiguousarray(data, dtype=np.float32), properties
+
+
+def read_case(
+    files: Sequence[Path], index: int, recipe: Recipe, case: str
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Check the files as ``crossmod modality-channel`` does, then read and preprocess them as nnU-Net does."""
+    images = [read_image(file) for file in files]
+    for file, image in zip(files, images, strict=True):
+        if is_all_zero(image):
+            raise CrossmodError(f"case {case!r}: {file} is all zero: take it out, or export it again")
+        check_same_grid(images[0], image, f"case {case!r}: {files[0]}", str(file))
+    del images
+    voxels, properties = recipe.plans.image_reader_writer_class().read_images([str(file) for file in files])
+    return preprocess(voxels, properties, index, recipe)
