@@ -17,6 +17,7 @@ from nnunet_crossmod.losses import (
     detection_accuracy,
     fool,
     probability_of_real,
+    signed_decision,
 )
 from nnunet_crossmod.nn import (
     AdaINAutoEncoder,
@@ -284,4 +285,5 @@ class GLUATrainer(TranslatingTrainer):
 
             maps = self.bare_network(target.images, target.modality, features=True)
             file = folder / "local_feature_mask" / f"epoch_{self.current_epoch:04d}.png"
-            feature_mask_grid(target.images[:, 0], maps.decisions[:, 0].abs().tanh(), maps.logits[0].argmax(1), file)
+            mask = signed_decision(maps.decisions[:, 0], self.gan_loss).abs().tanh()
+            feature_mask_grid(target.images[:, 0], mask, maps.logits[0].argmax(1), file)

@@ -1,12 +1,12 @@
-"""The local feature mask and D1 against a loop written from f + f · tanh |D1(f)|."""
+"""The local feature mask against a loop written from f + f · tanh |D1(f)|."""
 
 import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nnunet_crossmod.nn import build_feature_discriminator, local_feature_mask
+from nnunet_crossmod.nn import local_feature_mask
 
 SHAPES = pytest.mark.parametrize("size", [(3, 4), (2, 3, 4)])
 
@@ -74,24 +74,3 @@ def test_half_precision_is_finite(dtype: torch.dtype) -> None:
 def test_shapes_that_do_not_fit_are_refused(logits: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="logits"):
         local_feature_mask(torch.randn(2, 3, 4, 4), torch.randn(logits))
-
-
-@pytest.mark.parametrize("size", [(4, 5), (1, 1), (3, 4, 4), (1, 4, 4), (1, 1, 1)])
-def test_the_discriminator_decides_voxel_by_voxel(size: tuple[int, ...]) -> None:
-    network = build_feature_discriminator(6, size, width=16)
-    assert network(torch.randn(2, 6, *size)).shape == (2, 1, *size)
-    convolutions = [m for m in network if isinstance(m, nn.Conv2d | nn.Conv3d)]
-    assert [c.out_channels for c in convolutions] == [16, 8, 4, 2, 1]
-    assert {k for c in convolutions for k in c.kernel_size} <= {1, 3}
-    norms = sum(isinstance(m, nn.InstanceNorm2d | nn.InstanceNorm3d) for m in network)
-    assert norms == (3 if math.prod(size) > 1 else 0)
-
-
-def test_the_papers_widths_are_the_default() -> None:
-    widths = [m.out_channels for m in build_feature_discriminator(5, (4, 4)) if isinstance(m, nn.Conv2d)]
-    assert widths == [256, 128, 64, 32, 1]
-
-
-def test_too_narrow_a_discriminator_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 8"):
-        build_feature_discriminator(6, (4, 4), width=4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnunet_crossmod.nn import AdaINAutoEncoder, DomainImageDiscriminator, StyleTranslator, adaptive_instance_norm
+from nnunet_crossmod.nn import AdaINAutoEncoder, StyleTranslator, adaptive_instance_norm
 
 
 def by_loop(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
@@ -109,19 +109,3 @@ def test_slices_of_a_volume_are_translated_as_images_of_their_own() -> None:
         slices = volumes[i].movedim(1, 0)
         expected = flat(slices, of[i].expand(3), 1 - of[i].expand(3))
         torch.testing.assert_close(made[i].movedim(1, 0), expected)
-
-
-@pytest.mark.parametrize("size", [(32, 32), (4, 24, 24)])
-def test_every_domain_has_an_output_convolution_of_its_own_on_one_body(size: tuple[int, ...]) -> None:
-    network = DomainImageDiscriminator(1, size, domains=3, width=4)
-    images = torch.randn(3, 1, *size)
-    claimed = torch.tensor([2, 0, 2])
-    decisions = network(images, claimed)
-    every = network.judge(images)
-    assert every.shape[1] == 3
-    for i, domain in enumerate(claimed):
-        assert torch.equal(decisions[i, 0], every[i, domain])
-    network(images, torch.tensor([1, 1, 1])).sum().backward()
-    last = [p for p in network.parameters() if p.shape[0] == 3 and p.ndim > 1][-1]
-    assert last.grad[1].any()
-    assert not last.grad[[0, 2]].any()

@@ -461,6 +461,23 @@ def test_pictures_of_both_directions_and_of_the_mask(make: MakeTrainer) -> None:
     assert (folder / "local_feature_mask" / "epoch_0001.png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize("game", ["bce", "least_squares"])
+def test_the_mask_that_is_drawn_is_the_one_that_the_network_applies(
+    game: str, make: MakeTrainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trainer = at(started(make(gan_loss=game, style_transfer=False)), 1)
+    batch, masks = loaded_batch(trainer), []
+    monkeypatch.setattr(
+        "nnunet_crossmod.pictures.feature_mask_grid.feature_mask_grid", lambda *given: masks.append(given[1])
+    )
+    with torch.no_grad():
+        trainer.draw(batch, tmp_path)
+        network, target = trainer.bare_network, batch.target
+        features = network(target.images, target.modality, features=True).tapped
+        masked, _ = network.masked(features, target.modality)
+    torch.testing.assert_close(masked, features * (1 + masks[0][:, None]))
+
+
 def test_volumes_are_drawn_and_no_random_number_is_taken(make: MakeTrainer, tmp_path: Path) -> None:
     trainer = at(started(make("3d_fullres")), 1)
     batch = replace(loaded_batch(trainer))
