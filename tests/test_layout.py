@@ -98,14 +98,17 @@ def run(*command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_lint() -> None:
     run("ruff", "check", ".")
 
 
+@pytest.mark.slow
 def test_format() -> None:
     run("ruff", "format", "--check", ".")
 
 
+@pytest.mark.slow
 def test_types() -> None:
     run("mypy")
 

@@ -12,13 +12,7 @@ from torch import Tensor, nn
 
 from nnunet_crossmod.data import CrossModalBatch
 from nnunet_crossmod.losses import Game, detect, fool, nt_xent, patch_nce
-from nnunet_crossmod.nn import (
-    ImageDiscriminator,
-    ImageTranslator,
-    ProjectionHead,
-    ResnetGenerator,
-    translator_plan,
-)
+from nnunet_crossmod.nn import ImageDiscriminator, ImageTranslator, ProjectionHead, ResnetGenerator, translator_plan
 from nnunet_crossmod.pseudo_labels import labels_at
 from nnunet_crossmod.training import CollapseTerms, Losses, Player, TranslatingTrainer, TranslationMode
 from nnunet_crossmod.training.hyperparameters import Bounds, Count, Positive, Weight

@@ -11,14 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_crossmod.data import CrossModalBatch
-from nnunet_crossmod.losses import (
-    Game,
-    detect,
-    detection_accuracy,
-    fool,
-    probability_of_real,
-    signed_decision,
-)
+from nnunet_crossmod.losses import Game, detect, detection_accuracy, fool, probability_of_real, signed_decision
 from nnunet_crossmod.nn import (
     AdaINAutoEncoder,
     DiscriminatorDesign,
