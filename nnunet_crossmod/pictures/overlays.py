@@ -73,7 +73,7 @@ def image_grid(file: Path, rows: int, columns: Sequence[str], width: float = 2.3
             axes.set_xticks([])
             axes.set_yticks([])
         for axes, title in zip(grid[0], columns, strict=True):
-            axes.set_title(title, fontsize=10)
+            axes.set_title(title.replace(" ", "\n"), fontsize=10)
         yield figure, grid
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=110)
