@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_crossmod.data import CrossModalBatch
-from nnunet_crossmod.losses import Game, detect, detection_accuracy, fool, probability_of_real, signed_decision
+from nnunet_crossmod.losses import Game, detect, detection_accuracy, fool, signed_decision
 from nnunet_crossmod.nn import (
     AdaINAutoEncoder,
     DiscriminatorDesign,
@@ -27,9 +27,8 @@ from nnunet_crossmod.training.hyperparameters import Bounds, Count, Index, Posit
 
 
 class Translations(NamedTuple):
-    """Stage 1, all −1 … 1, slices where the translator works slice by slice: images x_i of the modalities i
-    ``modality``, their reconstructions x_ii, their translations x_ij as modality j ``wanted`` and back again x_iji;
-    contents of x_i and x_ij."""
+    """Stage 1, −1 … 1: images x_i of modality i, their reconstructions x_ii, their translations x_ij as the modality j
+    wanted and back again x_iji; contents of x_i and x_ij. Slices, where the translator works slice by slice."""
 
     images: Tensor
     modality: Tensor
@@ -42,8 +41,7 @@ class Translations(NamedTuple):
 
 
 class Segmentation(NamedTuple):
-    """Stage 2: the ``batch`` as the segmenter sees it, ``logits`` of every deep-supervision level, features f
-    (n, c, *f) before the mask and D1's logits on them, where there is a D1."""
+    """Stage 2: ``batch`` as the segmenter sees it, ``logits`` of all levels; f before the mask, D1(f), where it is."""
 
     batch: CrossModalBatch
     logits: list[Tensor]
@@ -68,10 +66,7 @@ class GLUATrainer(TranslatingTrainer):
         "paper": {"optimizer_name": "sgd", "weight_decay": 5e-4, "local_weight": 0.01, "global_weight": 0.01},
     }
     collapse_terms = CollapseTerms(
-        "translator",
-        "image_discriminator/fakes_detected",
-        "image_discriminator/misjudged",
-        "reconstruction_weight and cycle_weight",
+        "translator", "image_discriminator/fakes_detected", "image_discriminator/misjudged", "cycle_weight"
     )
 
     style_transfer: bool = True
@@ -94,8 +89,7 @@ class GLUATrainer(TranslatingTrainer):
     local_discriminator_width: Annotated[int, Bounds(8)] = 256
     feature_side: FeatureSide = "encoder"
     feature_stage: Index | None = None
-    """The stage whose features D1 sees and the mask raises; ``null`` is the bottleneck of the encoder, or the full
-    resolution of the decoder."""
+    """Of the features that D1 sees; ``null`` is the encoder's bottleneck, or the decoder's full resolution."""
     mask_detached: bool = False
     global_alignment: bool = True
     global_weight: Weight = 0.01
@@ -111,8 +105,6 @@ class GLUATrainer(TranslatingTrainer):
         total = self.reconstruction_weight + self.cycle_weight + self.content_weight + self.gan_weight
         self.check_option("reconstruction_weight", total > 0, "above 0 where the other weights of stage 1 are 0")
 
-    # ---- networks, players and stages --------------------------------------------------------------------------
-
     @property
     def translates(self) -> bool:
         return self.style_transfer
@@ -125,8 +117,8 @@ class GLUATrainer(TranslatingTrainer):
         return min(max(1, round(self.stage_1 * self.num_epochs)), self.num_epochs - 1)
 
     def phase(self) -> str:
-        in_stage_1 = int(self.current_epoch) < self.stage_2
-        return "stage 1, style transfer" if in_stage_1 else "stage 2, segmentation and alignment"
+        stage_1 = int(self.current_epoch) < self.stage_2
+        return "stage 1, style transfer" if stage_1 else "stage 2, segmentation and alignment"
 
     @classmethod
     def extend_network(
@@ -146,8 +138,8 @@ class GLUATrainer(TranslatingTrainer):
         slicewise, size, strides = translator_plan(
             configuration.patch_size, configuration.pool_op_kernel_sizes, options["style_mode"]
         )
-        domains, width, blocks = len(options["modalities"]), options["style_width"], options["style_blocks"]
-        return StyleTranslator(AdaINAutoEncoder(channels, size, domains, width, blocks, strides), slicewise)
+        shape = (len(options["modalities"]), options["style_width"], options["style_blocks"])
+        return StyleTranslator(AdaINAutoEncoder(channels, size, *shape, strides), slicewise)
 
     def build_players(self, segmenter: Player) -> list[Player]:
         players = [*(self.players_of_stage_1() if self.style_transfer else []), segmenter.joins(self.stage_2)]
@@ -167,8 +159,7 @@ class GLUATrainer(TranslatingTrainer):
         judge = self.image_discriminator = DomainImageDiscriminator(
             channels, size[self.translator.slicewise :], len(self.block.modalities), self.image_discriminator_width
         )
-        target_indices = list(map(self.block.modalities.index, self.block.target))
-        self.target_indices = torch.tensor(target_indices, device=self.device)
+        self.target_indices = torch.tensor([*map(self.block.modalities.index, self.block.target)], device=self.device)
         adam: dict[str, Any] = {"lr": self.style_lr, "betas": (0.5, 0.999), "weight_decay": self.style_weight_decay}
         adam |= {"constant": True, "last_epoch": self.stage_2 - 1}
         return [
@@ -199,21 +190,13 @@ class GLUATrainer(TranslatingTrainer):
         losses.add("content", l1(outputs.translated_content, outputs.content), weights[2])
         scores = self.image_discriminator(outputs.translated, outputs.wanted)
         losses.add("gan", fool(scores, self.gan_loss), self.gan_weight)
-        depth, rows = batch.images.shape[2], batch.source_rows
-        source, translated = (
-            self.translator.sliced(self.translator.restored(images.detach(), depth)[rows])
-            for images in (outputs.images, outputs.translated)
-        )
-        return self.add_variances(losses, source, translated, self.source_foreground(batch))
+        return self.add_variances_of_source(losses, batch, outputs.images, outputs.translated)
 
     def image_discriminator_objective(self, batch: CrossModalBatch, outputs: Translations) -> Losses:
         real = self.image_discriminator(outputs.images, outputs.modality)
         fake = self.image_discriminator(outputs.translated.detach(), outputs.wanted)
-        losses = Losses().add("detect", detect(real, fake, self.gan_loss))
-        # what the warning of a saturated discriminator is made of, on the scale of least squares in either game
-        certainty = [probability_of_real(scores, self.gan_loss) for scores in (real, fake)]
-        losses.add("fakes_detected", fool(certainty[1], "least_squares"), 0.0)
-        return losses.add("misjudged", detect(*certainty, "least_squares"), 0.0)
+        detection = Losses().add("detect", detect(real, fake, self.gan_loss))
+        return self.add_certainty(detection, real, fake, self.gan_loss)
 
     # ---- stage 2 -----------------------------------------------------------------------------------------------
 
@@ -225,9 +208,8 @@ class GLUATrainer(TranslatingTrainer):
             rows = batch.source_rows
             batch = self.as_segmented(batch, self.as_target(batch.images[rows], batch.modality[rows]))
         maps = self.network(batch.images, batch.modality, features=True)
-        if self.local_alignment:
-            return Segmentation(batch, maps.logits, maps.tapped, maps.decisions)
-        return Segmentation(batch, maps.logits)
+        aligned = (maps.tapped, maps.decisions) if self.local_alignment else ()
+        return Segmentation(batch, maps.logits, *aligned)
 
     @torch.no_grad()
     def as_target(self, images: Tensor, modality: Tensor) -> Tensor:
@@ -246,8 +228,7 @@ class GLUATrainer(TranslatingTrainer):
         target = outputs.batch.target_rows
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, outputs.batch))
         if self.local_alignment:
-            local = fool(outputs.decisions[target], self.gan_loss)
-            losses.add("local", local, self.local_weight)
+            losses.add("local", fool(outputs.decisions[target], self.gan_loss), self.local_weight)
         if self.global_alignment:
             scores = self.d2(outputs.logits[0][target].softmax(1))
             losses.add("global", fool(scores, self.gan_loss), self.global_weight)
@@ -255,8 +236,7 @@ class GLUATrainer(TranslatingTrainer):
 
     def local_discriminator_objective(self, batch: CrossModalBatch, outputs: Segmentation) -> Losses:
         """D1 detects features of the target among those of the translated source, voxel by voxel."""
-        scores = self.bare_network.local_discriminator(outputs.features.detach())
-        return self.detection(scores, outputs.batch)
+        return self.detection(self.bare_network.local_discriminator(outputs.features.detach()), outputs.batch)
 
     def global_discriminator_objective(self, batch: CrossModalBatch, outputs: Segmentation) -> Losses:
         """D2 detects predictions on the target among those on the translated source."""
@@ -264,10 +244,8 @@ class GLUATrainer(TranslatingTrainer):
 
     def detection(self, scores: Tensor, batch: CrossModalBatch) -> Losses:
         source, target = scores[batch.source_rows], scores[batch.target_rows]
-        losses = Losses().add("detect", detect(source, target, self.gan_loss))
-        return losses.add("accuracy", detection_accuracy(source, target, self.gan_loss), 0.0)
-
-    # ---- pictures ----------------------------------------------------------------------------------------------
+        accuracy = detection_accuracy(source, target, self.gan_loss)
+        return Losses().add("detect", detect(source, target, self.gan_loss)).add("accuracy", accuracy, 0.0)
 
     def draw(self, batch: CrossModalBatch, folder: Path) -> None:
         source, target = batch.source, batch.target

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor
 
 from nnunet_crossmod.data import CrossModalBatch
+from nnunet_crossmod.losses import Game, detect, fool, probability_of_real
 from nnunet_crossmod.nn import ImageTranslator, flicker
 from nnunet_crossmod.training.collapse import collapse_warnings, foreground_variance
 from nnunet_crossmod.training.losses import Losses
@@ -101,6 +102,23 @@ class TranslatingTrainer(CrossModalTrainer):
         """Log the foreground variances of source images and of their translations (n, c, *s), on the same scale."""
         losses.add("source_variance", foreground_variance(source, foreground), 0.0)
         return losses.add("translated_variance", foreground_variance(translated.detach(), foreground), 0.0)
+
+    def add_variances_of_source(
+        self, losses: Losses, batch: CrossModalBatch, shown: Tensor, translated: Tensor
+    ) -> Losses:
+        """As :meth:`add_variances`, of the source, in z-scores, where all samples (n, c, *s) were translated."""
+        depth, rows = batch.images.shape[2], batch.source_rows
+        before, after = (
+            self.translator.sliced(self.translator.restored(images.detach(), depth)[rows])
+            for images in (shown, translated)
+        )
+        return self.add_variances(losses, before, after, self.source_foreground(batch))
+
+    def add_certainty(self, losses: Losses, real: Tensor, fake: Tensor, game: Game) -> Losses:
+        """Log by what a saturated discriminator is detected, on the scale of least squares in either game."""
+        on_real, on_fake = (probability_of_real(scores, game) for scores in (real, fake))
+        losses.add("fakes_detected", fool(on_fake, "least_squares"), 0.0)
+        return losses.add("misjudged", detect(on_real, on_fake, "least_squares"), 0.0)
 
     def add_flicker(self, losses: Losses, batch: CrossModalBatch, source: Tensor, translated: Tensor) -> Losses:
         """Log how much neighbouring slices of a translated volume differ, against those of the source (1 is: alike)."""
