@@ -61,7 +61,7 @@ def _as_planned(configuration: dict[str, Any]) -> None:
 
 PRESETS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], None]]] = {
     "cpu": (CPU_HYPERPARAMETERS, _shrink_for_cpu),
-    "paper": ({"augmentation": "nnunet"}, _as_planned),
+    "paper": ({"augmentation": "nnunet", "adaptation_share": None, "adaptation_ramp": 0.0}, _as_planned),
 }
 """Name → hyper-parameters of all trainers, and what is done to a configuration; trainers add their own ``presets``."""
 

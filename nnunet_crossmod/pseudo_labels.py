@@ -14,12 +14,12 @@ from nnunet_crossmod.losses import prototype_cosines
 __all__ = [
     "Embedding",
     "OrganPatches",
-    "class_shares",
     "confident",
     "dense_organ_patches",
     "labels_at",
     "organ_patches",
     "self_paced",
+    "valid_shares",
 ]
 
 Embedding = Literal["mean", "flatten", "organ"]
@@ -148,8 +148,8 @@ def confident(cosines: Tensor, prototypes: Tensor, threshold: float = 0.25) -> t
 
 
 @torch.no_grad()
-def class_shares(labels: Tensor, valid: Tensor, num_classes: int) -> list[Tensor]:
-    """For every class the share of all pixels that carry its label and are valid, 0 … 1.
+def valid_shares(labels: Tensor, valid: Tensor, num_classes: int) -> list[Tensor]:
+    """For every class the share of the pixels with its label that are valid, 0 … 1; 0 where no pixel has it.
 
     Args:
         labels: (n, *s), integer.
@@ -159,4 +159,5 @@ def class_shares(labels: Tensor, valid: Tensor, num_classes: int) -> list[Tensor
     Returns:
         k scalars.
     """
-    return [((labels == value) & valid).float().mean() for value in range(num_classes)]
+    own = [labels == value for value in range(num_classes)]
+    return [(pixels & valid).float().sum() / pixels.float().sum().clamp(min=1) for pixels in own]

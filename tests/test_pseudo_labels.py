@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_crossmod.pseudo_labels import class_shares, dense_organ_patches, labels_at, organ_patches, self_paced
+from nnunet_crossmod.pseudo_labels import dense_organ_patches, labels_at, organ_patches, self_paced, valid_shares
 
 
 def by_loop(features: np.ndarray, labels: np.ndarray, patch_size: list[int], embedding: str) -> tuple[list, list, list]:
@@ -122,9 +122,9 @@ def test_background_competes_and_a_class_without_prototype_is_never_chosen() -> 
     assert labels[0, 2] != 2
 
 
-def test_shares_are_of_all_pixels() -> None:
+def test_shares_are_of_the_pixels_of_a_class() -> None:
     labels, valid = torch.tensor([[0, 1, 1, 2]]), torch.tensor([[True, True, False, False]])
-    assert [share.item() for share in class_shares(labels, valid, 3)] == [0.25, 0.25, 0]
+    assert [share.item() for share in valid_shares(labels, valid, 4)] == [1, 0.5, 0, 0]
 
 
 def test_one_prototype_alone_is_refused() -> None:

@@ -128,19 +128,19 @@ class AICLTrainer(CrossModalTrainer):
 
     def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, batch))
-        if self.progress >= self.warm_up:
-            losses.add("csc", self.structural_consistency(batch, outputs), self.csc_weight)
-            losses.add("fpc", self.organ_patch_contrast(batch, outputs), self.fpc_weight)
+        if joined := self.joined(self.warm_up):
+            losses.adapt("csc", self.structural_consistency(batch, outputs), self.csc_weight * joined)
+            losses.adapt("fpc", self.organ_patch_contrast(batch, outputs), self.fpc_weight * joined)
         return losses
 
     def organ_patch_contrast(self, batch: CrossModalBatch, outputs: Outputs) -> Tensor:
         """PGPS (Eq. 2-3), then l_fpc (Eq. 4)."""
-        prediction = outputs.logits[0].detach().argmax(1)
+        labels = self.best_labels(batch, outputs.logits[0])
         features = outputs.features
         organs = outputs.logits[0].shape[1] - 1
         patches, present = dense_organ_patches(
             features,
-            labels_at(prediction, features.shape[2:]),
+            labels_at(labels, features.shape[2:]),
             self.feature_patch_size(),
             organs,
             self.patch_embedding,

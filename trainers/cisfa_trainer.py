@@ -15,7 +15,7 @@ from nnunet_crossmod.losses import Game, detect, fool, nt_xent, patch_nce
 from nnunet_crossmod.nn import ImageDiscriminator, ImageTranslator, ProjectionHead, ResnetGenerator, translator_plan
 from nnunet_crossmod.pseudo_labels import labels_at
 from nnunet_crossmod.training import CollapseTerms, Losses, Player, TranslatingTrainer, TranslationMode
-from nnunet_crossmod.training.hyperparameters import Bounds, Count, Positive, Weight
+from nnunet_crossmod.training.hyperparameters import Bounds, Count, Positive, Share, Weight
 
 
 class Outputs(NamedTuple):
@@ -53,7 +53,13 @@ class CISFATrainer(TranslatingTrainer):
     lr_schedule = "constant"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {"generator_width": 16, "generator_blocks": 4, "discriminator_width": 16},
-        "paper": {"optimizer_name": "adam", "initial_lr": 2e-4, "adam_betas": (0.5, 0.999), "lr_schedule": "constant"},
+        "paper": {
+            "warm_up": 0.0,
+            "optimizer_name": "adam",
+            "initial_lr": 2e-4,
+            "adam_betas": (0.5, 0.999),
+            "lr_schedule": "constant",
+        },
     }
     keeps_modality = False
     collapse_terms = CollapseTerms("generator", "generator/gan", "image_discriminator/detect", "pcl_weight")
@@ -75,6 +81,8 @@ class CISFATrainer(TranslatingTrainer):
     gcl_mode: Literal["sum", "sequential"] = "sum"
     """L_gcl as one of the segmenter's terms, or in a step of the encoder's own before the segmenter's."""
     fool_weight: Weight = 1.0
+    warm_up: Share = 0.2
+    """Share of the training after which the segmenter begins to fool D_s."""
 
     def check_plan(self, planned: dict[str, Any]) -> None:
         self.check_option("gan_weight", self.gan_weight + self.pcl_weight > 0, "above 0 where pcl_weight is 0")
@@ -171,10 +179,10 @@ class CISFATrainer(TranslatingTrainer):
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, outputs.batch))
         if "global" in self.heads:
             gcl = self.global_contrast(batch, outputs.bottleneck[batch.source_rows], self.heads["global"])
-            losses.add("gcl", gcl, self.gcl_weight)
+            losses.adapt("gcl", gcl, self.gcl_weight)
         if self.fool_weight > 0:
             scores = self.mask_discriminator(outputs.logits[0][batch.target_rows].softmax(1))
-            losses.add("fool", fool(scores, LEAST_SQUARES), self.fool_weight)
+            losses.adapt("fool", fool(scores, LEAST_SQUARES), self.fool_weight * self.joined(self.warm_up))
         return losses
 
     def encoder_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:

@@ -23,7 +23,7 @@ from nnunet_crossmod.nn import (
 )
 from nnunet_crossmod.pseudo_labels import labels_at
 from nnunet_crossmod.training import CrossModalTrainer, Losses
-from nnunet_crossmod.training.hyperparameters import Count, Positive, Weight
+from nnunet_crossmod.training.hyperparameters import Count, Positive, Share, Weight
 
 
 class Outputs(NamedTuple):
@@ -37,12 +37,25 @@ class EAMTrainer(CrossModalTrainer):
     """Eq. 12: Σ_m L_seg(m) + aux_weight · Σ_m L_aux(m) + mcr_weight · L_mcr + icr_weight · L_icr.
 
     External attention modules, one a modality and scale, look at the lowest decoder scales; they are heads and stay
-    behind at inference. A modality without annotation has no L_seg and no L_aux: its attention learns from consistency
-    alone.
+    behind at inference. A modality without annotation has no L_seg and no L_aux.
+
+    Differs from the paper: scales are averaged, not summed; correlations are divided by their deviation, or L_icr would
+    grow and shrink with the length of the features; where no target scan is annotated, the target is seen through the
+    source's attention, and L_icr moves the target alone, once ``warm_up`` of the training is over.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"architecture": "v3", "aux_weight": 1.0, "mcr_weight": 0.5, "icr_weight": 0.5, "icr_temperature": 4.0}
+        "paper": {
+            "architecture": "v3",
+            "aux_weight": 1.0,
+            "mcr_weight": 0.5,
+            "icr_weight": 0.5,
+            "icr_temperature": 4.0,
+            "warm_up": 0.0,
+            "over_scales": "sum",
+            "standardised": False,
+            "guidance": "mutual",
+        }
     }
 
     architecture: Literal["v1", "v2", "v3"] = "v2"
@@ -51,6 +64,15 @@ class EAMTrainer(CrossModalTrainer):
     mcr_weight: Weight = 0.5
     icr_weight: Weight = 0.5
     icr_temperature: Positive = 4.0
+    warm_up: Share = 0.25
+    """Share of the training after which L_icr joins."""
+    over_scales: Literal["mean", "sum"] = "mean"
+    """L_aux and L_icr of the scales: averaged, or summed as in the paper."""
+    standardised: bool = True
+    """Whether semantic correlations are divided by their deviation before L_icr compares them."""
+    guidance: Literal["auto", "source", "mutual"] = "auto"
+    """``source``: the target shares the source's attention, and L_icr does not move the source; ``auto``: so where no
+    target scan is annotated; ``mutual``: every modality has attention of its own and all move, as in the paper."""
     attention_heads: Count = 8
     """At most; every scale takes the largest divisor of its width up to this."""
     attention_scales: Count = 3
@@ -93,6 +115,18 @@ class EAMTrainer(CrossModalTrainer):
         separate = self.architecture == "v1"
         self.check_option("conditioning", not separate or self.conditioning == "none", "none with architecture = v1")
 
+    def source_guides(self) -> bool:
+        """Whether the target shares the source's attention and leaves the source as it is."""
+        return self.guidance == "source" or (self.guidance == "auto" and not self.block.target_annotated)
+
+    def attention(self, modality: str) -> nn.ModuleList:
+        """The attention modules that look at a modality's features, the lowest scale first."""
+        shared = self.source_guides() and modality in self.block.target
+        scales: nn.ModuleList = self.heads["attention"][
+            self.block.modalities.index(self.block.source[0] if shared else modality)
+        ]
+        return scales
+
     def class_embeddings(self) -> Tensor:
         """Q (m, z, c); in V3 the network's own, from which its gains derive."""
         embeddings: Tensor = (
@@ -111,12 +145,10 @@ class EAMTrainer(CrossModalTrainer):
         if not (self.aux_weight or self.icr_weight):
             return Outputs(features.logits, maps)
         present = {case.modality for case in batch.cases}
-        for modality, chosen, embeddings, scales in zip(
-            self.block.modalities, rows, self.class_embeddings(), self.heads["attention"], strict=True
-        ):
+        for modality, chosen, embeddings in zip(self.block.modalities, rows, self.class_embeddings(), strict=True):
             if modality in present:
                 maps[modality] = []
-                for attention, level in zip(scales, features.decoder[::-1], strict=False):
+                for attention, level in zip(self.attention(modality), features.decoder[::-1], strict=False):
                     embeddings, seen = attention(embeddings, level[chosen])
                     maps[modality].append(seen)
         return Outputs(features.logits, maps)
@@ -126,9 +158,9 @@ class EAMTrainer(CrossModalTrainer):
         if self.aux_weight:
             losses.add("aux", self.auxiliary(batch, outputs), self.aux_weight)
         if self.mcr_weight:
-            losses.add("mcr", modality_consistency_of_all(self.class_embeddings()), self.mcr_weight)
+            losses.adapt("mcr", modality_consistency_of_all(self.class_embeddings()), self.mcr_weight)
         if self.icr_weight:
-            losses.add("icr", self.image_consistency(outputs), self.icr_weight)
+            losses.adapt("icr", self.image_consistency(outputs), self.icr_weight * self.joined(self.warm_up))
         return losses
 
     def segmentation(self, batch: CrossModalBatch, outputs: Outputs) -> Tensor:
@@ -144,22 +176,36 @@ class EAMTrainer(CrossModalTrainer):
         terms = []
         for modality, maps in outputs.maps.items():
             samples = batch.of(modality)
-            for attention, seen in zip(
-                self.heads["attention"][self.block.modalities.index(modality)], maps, strict=True
-            ):
+            for attention, seen in zip(self.attention(modality), maps, strict=True):
                 logits = attention.predict(seen.attention)
                 labels = labels_of_size(samples, logits.shape[2:])
                 terms.append(self.supervised_loss([logits], replace(samples, labels=(labels,))))
-        return torch.stack(terms).sum()
+        return self.summed_over_scales(terms)
 
     def image_consistency(self, outputs: Outputs) -> Tensor:
         """L_icr (Eq. 6-8, 11): the b-th samples of all modalities relate the classes alike, at every scale."""
         pairs = min(len(maps[0].attention) for maps in outputs.maps.values())
         terms = []
         for scale in zip(*outputs.maps.values(), strict=True):
-            correlations = [semantic_correlations(seen.attention[:pairs], seen.kernels[:pairs]) for seen in scale]
-            terms.append(image_consistency_of_all(torch.stack(correlations), self.icr_temperature))
-        return torch.stack(terms).sum()
+            correlations = torch.stack(
+                [self.correlations(modality, seen, pairs) for modality, seen in zip(outputs.maps, scale, strict=True)]
+            )
+            terms.append(image_consistency_of_all(correlations, self.icr_temperature))
+        return self.summed_over_scales(terms)
+
+    def correlations(self, modality: str, seen: SemanticMaps, pairs: int) -> Tensor:
+        """E (Eq. 6-8) of a modality's first samples (pairs, z, z)."""
+        correlations = semantic_correlations(seen.attention[:pairs], seen.kernels[:pairs])
+        if self.standardised:
+            correlations = correlations / correlations.float().std((1, 2), keepdim=True).clamp(min=1e-6)
+        if self.source_guides() and modality in self.block.source:
+            correlations = correlations.detach()
+        return correlations
+
+    def summed_over_scales(self, terms: list[Tensor]) -> Tensor:
+        """The sum of terms, one a scale, or one a scale and modality: with ``over_scales=mean`` of the mean scale."""
+        total = torch.stack(terms).sum()
+        return total / len(self.heads["attention"][0]) if self.over_scales == "mean" else total
 
     def draw(self, batch: CrossModalBatch, folder: Path) -> None:
         from nnunet_crossmod.pictures.semantic_maps import draw_correlations, draw_semantic_maps

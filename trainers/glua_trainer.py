@@ -143,7 +143,7 @@ class GLUATrainer(TranslatingTrainer):
 
     def build_players(self, segmenter: Player) -> list[Player]:
         players = [*(self.players_of_stage_1() if self.style_transfer else []), segmenter.joins(self.stage_2)]
-        game: dict[str, Any] = {"lr": self.discriminator_lr, "first_epoch": self.stage_2}
+        game: dict[str, Any] = {"lr": self.discriminator_lr, "first_epoch": self.stage_2, "constant": True}
         if self.local_alignment:
             d1 = self.bare_network.local_discriminator
             players.append(self.opponent("local_discriminator", d1, self.local_discriminator_objective, **game))
@@ -226,12 +226,13 @@ class GLUATrainer(TranslatingTrainer):
 
     def objective(self, batch: CrossModalBatch, outputs: Segmentation) -> Losses:
         target = outputs.batch.target_rows
+        joined = self.joined(self.stage_2 / self.num_epochs)
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, outputs.batch))
         if self.local_alignment:
-            losses.add("local", fool(outputs.decisions[target], self.gan_loss), self.local_weight)
+            losses.adapt("local", fool(outputs.decisions[target], self.gan_loss), self.local_weight * joined)
         if self.global_alignment:
             scores = self.d2(outputs.logits[0][target].softmax(1))
-            losses.add("global", fool(scores, self.gan_loss), self.global_weight)
+            losses.adapt("global", fool(scores, self.gan_loss), self.global_weight * joined)
         return losses
 
     def local_discriminator_objective(self, batch: CrossModalBatch, outputs: Segmentation) -> Losses:

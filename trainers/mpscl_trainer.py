@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from nnunet_crossmod.losses import (
 )
 from nnunet_crossmod.nn import DiscriminatorDesign
 from nnunet_crossmod.prototypes import PrototypeBank, class_sums
-from nnunet_crossmod.pseudo_labels import class_shares, confident, labels_at, self_paced
+from nnunet_crossmod.pseudo_labels import confident, labels_at, valid_shares
 from nnunet_crossmod.training import CrossModalTrainer, Losses, Player
 from nnunet_crossmod.training.hyperparameters import Angle, Bounds, Count, Index, Momentum, Positive, Share, Weight
 
@@ -51,6 +51,9 @@ class AdvEntTrainer(CrossModalTrainer):
     discriminator_width: Count | None = None
     """Channels of the first layer; ``null`` is twice the network's, at most the paper's 64."""
     discriminator_lr: Positive = 1e-4
+    """Constant, as the segmenter's falls."""
+    adversary_start: Share = 0.0
+    """Share of the training after which the segmenter begins to fool the discriminators."""
 
     def build_players(self, segmenter: Player) -> list[Player]:
         levels = len(self.bare_network.decoder.stages) if self.enable_deep_supervision else 1
@@ -61,10 +64,9 @@ class AdvEntTrainer(CrossModalTrainer):
         design, width = self.discriminator, self.discriminator_width
         judges = {name: self.prediction_discriminator(design, width, self.level(name)) for name in self.fooled}
         self.discriminators = nn.ModuleDict(judges)
-        return [
-            segmenter,
-            self.opponent("discriminator", self.discriminators, self.discriminate, lr=self.discriminator_lr),
-        ]
+        lr = self.discriminator_lr
+        judge = self.opponent("discriminator", self.discriminators, self.discriminate, lr=lr, constant=True)
+        return [segmenter, judge]
 
     def level(self, name: str) -> int:
         """The deep-supervision level that a discriminator looks at."""
@@ -79,7 +81,7 @@ class AdvEntTrainer(CrossModalTrainer):
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, batch))
         for name, weight in self.fooled.items():
             scores = self.discriminators[name](outputs.information[name][batch.target_rows])
-            losses.add(f"fool_{name}", fool(scores), weight)
+            losses.adapt(f"fool_{name}", fool(scores), weight * self.joined(self.adversary_start))
         return losses
 
     def discriminate(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
@@ -99,7 +101,10 @@ class MPSCLTrainer(AdvEntTrainer):
     The first ``warm_up`` of the training is AdvEnt's. A pass over the source cases then initialises the prototypes, and
     the margin contrast joins.
 
-    Differs from the paper: the feature is a stage of the U-Net's decoder; the warm-up is a share of the training.
+    Differs from the paper: the feature is a stage of the U-Net's decoder; the warm-up is a share of the training;
+    angles are taken about the mean of the prototypes, since features behind a rectifier lie in one corner, where all
+    cosines are above 0.9 and no pixel is clearly nearer to one prototype; the contrast is averaged over classes, not
+    over pixels.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -118,20 +123,28 @@ class MPSCLTrainer(AdvEntTrainer):
             "target_margin": 0.2,
             "margin_temperature": 1.0,
             "prototype_momentum": 0.2,
+            "centred": False,
+            "balanced": False,
             "confidence_threshold": 0.25,
         }
     }
 
     warm_up: Share = 0.2
     feature_stage: Index | None = None
-    """Decoder stage whose features are contrasted; ``null`` is the first at a quarter of the resolution or less."""
+    """Decoder stage whose features are contrasted; ``null`` is the first at half of the resolution or less."""
     margin_source_weight: Weight = 1.0
     margin_target_weight: Weight = 0.1
     source_margin: Angle = 0.4
     target_margin: Angle = 0.2
     margin_temperature: Positive = 1.0
     margin_mode: MarginMode = "paper"
-    prototype_momentum: Momentum = 0.2
+    centred: bool = True
+    """Whether angles are taken about the mean of the prototypes, not about the origin."""
+    balanced: bool = True
+    """Whether every class weighs the same in the contrast, not every pixel."""
+    pseudo_labels: Literal["prototypes", "teacher"] = "prototypes"
+    """Who labels the target: the nearest prototype, or the teacher (``teacher=true``) from when it labels on."""
+    prototype_momentum: Momentum = 0.9
     """Weight of the old prototype."""
     prototype_patches: Count = 128
     """Most patches of the pass that initialises the prototypes."""
@@ -140,6 +153,9 @@ class MPSCLTrainer(AdvEntTrainer):
 
     def check_plan(self, planned: dict[str, Any]) -> None:
         stages = planned["architecture"]["arch_kwargs"]["n_stages"]
+        self.check_option(
+            "pseudo_labels", self.teacher or self.pseudo_labels != "teacher", "prototypes, or teacher=true"
+        )
         self.check_option("feature_stage", (self.feature_stage or 0) < stages - 1, f"0 … {stages - 2}, or null")
 
     @property
@@ -147,7 +163,7 @@ class MPSCLTrainer(AdvEntTrainer):
         if self.feature_stage is not None:
             return self.feature_stage
         strides = self.stage_strides[:-1].max(1)
-        return int(np.argmax(strides >= 4)) if strides.max() >= 4 else len(strides) - 1
+        return int(np.argmax(strides >= 2)) if strides.max() >= 2 else len(strides) - 1
 
     @property
     def bank(self) -> PrototypeBank:
@@ -201,23 +217,42 @@ class MPSCLTrainer(AdvEntTrainer):
         features = outputs.decoder[self.stage]
         source, target = features[batch.source_rows], features[batch.target_rows]
         labels = self.source_labels(batch.source, features.shape[2:])
-        bank = self.bank
-        bank.blend(*self.added_up(*class_sums(source, labels, len(bank.centers))))
-        cosines = prototype_cosines(target.detach(), bank.centers)
-        pseudo_labels, valid = confident(cosines, bank.centers, self.confidence_threshold)
-        on_source = self.contrast(source, labels, self.source_margin)
-        on_target = self.contrast(target, pseudo_labels, self.target_margin, valid)
-        losses.add("margin_source", on_source, self.margin_source_weight)
-        losses.add("margin_target", on_target, self.margin_target_weight)
-        for name, share in zip(self.classes, class_shares(pseudo_labels, valid, len(self.classes)), strict=True):
+        self.bank.blend(*self.added_up(*class_sums(source, labels, len(self.classes))))
+        source, target, centers = self.about_centre(source, target)
+        cosines = prototype_cosines(target.detach(), centers)
+        pseudo_labels, valid = self.labelled(batch, cosines, centers)
+        joined = self.joined(self.warm_up)
+        on_source = self.contrast(source, centers, labels, self.source_margin)
+        on_target = self.contrast(target, centers, pseudo_labels, self.target_margin, valid)
+        losses.adapt("margin_source", on_source, self.margin_source_weight * joined)
+        losses.adapt("margin_target", on_target, self.margin_target_weight * joined)
+        for name, share in zip(self.classes, valid_shares(pseudo_labels, valid, len(self.classes)), strict=True):
             losses.add(f"valid_{name}", share, 0.0)
         return losses.add("target_angle", cosines.amax(1).clamp(-1, 1).acos().rad2deg().mean(), 0.0)
 
-    def contrast(self, features: Tensor, labels: Tensor, margin: float, valid: Tensor | None = None) -> Tensor:
+    def about_centre(self, *features: Tensor) -> tuple[Tensor, ...]:
+        """Features (n, d, *s), and then the prototypes (k, d), as seen from the mean of the prototypes."""
+        centers = self.bank.centers
+        present = centers.any(1, keepdim=True)
+        if not self.centred:
+            return (*features, centers)
+        middle = centers.sum(0) / present.sum().clamp(min=1)
+        shifted = [maps - middle.view(1, -1, *[1] * (maps.ndim - 2)) for maps in features]
+        return (*shifted, (centers - middle) * present)
+
+    def labelled(self, batch: CrossModalBatch, cosines: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels (n, *f) of the target's features by their cosines (n, k, *f), and where they are valid (Eq. 6-7)."""
+        if self.pseudo_labels == "teacher" and batch.pseudo_labels is not None and batch.trusted is not None:
+            size = cosines.shape[2:]
+            return labels_at(batch.pseudo_labels, size), labels_at(batch.trusted, size)
+        return confident(cosines, centers, self.confidence_threshold)
+
+    def contrast(
+        self, features: Tensor, centers: Tensor, labels: Tensor, margin: float, valid: Tensor | None = None
+    ) -> Tensor:
         """l_margin (Eq. 8)."""
-        return margin_contrast(
-            features, self.bank.centers, labels, margin, self.margin_temperature, valid, self.margin_mode
-        )
+        tau, mode = self.margin_temperature, self.margin_mode
+        return margin_contrast(features, centers, labels, margin, tau, valid, mode, self.balanced)
 
     def draw(self, batch: CrossModalBatch, folder: Path) -> None:
         if not self.bank.initialised:
@@ -226,5 +261,6 @@ class MPSCLTrainer(AdvEntTrainer):
 
         target = batch.target
         features = self.bare_network(target.images, target.modality, features=True).decoder[self.stage]
-        labels, valid = self_paced(features, self.bank.centers, self.confidence_threshold)
+        features, centers = self.about_centre(features)
+        labels, valid = confident(prototype_cosines(features, centers), centers, self.confidence_threshold)
         pseudo_label_grid(target.images[:, 0], labels, valid, self.block.labels, folder / "pseudo_labels.png")

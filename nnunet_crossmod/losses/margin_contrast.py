@@ -25,6 +25,7 @@ def margin_contrast(
     temperature: float = 1.0,
     valid: Tensor | None = None,
     mode: MarginMode = "paper",
+    balanced: bool = False,
 ) -> Tensor:
     """A pixel is closer to the prototype of its class than to all others, by an angular margin.
 
@@ -45,6 +46,8 @@ def margin_contrast(
         temperature: τ.
         valid: (n, *s), bool; pixels that count, all where ``None``.
         mode: ``"paper"``: the equation. ``"released"``: as the authors' code computes it.
+        balanced: average over the classes that have valid pixels, each by its own mean, so that a large background
+            does not outweigh a small structure; the mean over the pixels, as in the paper, otherwise.
 
     Returns:
         scalar; exactly 0, with a gradient path, where no pixel is valid.
@@ -77,7 +80,12 @@ def margin_contrast(
         own = own - (_widened(cosines.detach(), margin) / temperature).amax(1, keepdim=True)
         logits = (logits - logits.detach().amax(1, keepdim=True)).scatter(1, index, own)
         log_sum = torch.log(logits.exp().sum(1, keepdim=True) + 1e-4)
-    total = ((log_sum - own)[:, 0] * counted).sum()
+    losses = (log_sum - own)[:, 0] * counted
+    if balanced:
+        sums = losses.new_zeros(classes).index_add(0, index.flatten(), losses.flatten())
+        counts = losses.new_zeros(classes).index_add(0, index.flatten(), counted.flatten().to(losses.dtype))
+        return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
+    total = losses.sum()
     if mode == "released" and valid is not None:
         return total / (counted.sum() + 1e-4)
     return total / counted.sum().clamp(min=1)

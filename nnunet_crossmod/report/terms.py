@@ -42,8 +42,15 @@ _LOSSES = (
     ("accuracy.*", "share that the discriminator judges correctly (not trained on)"),
     ("margin_source", "margin contrast of source features with the class prototypes"),
     ("margin_target", "margin contrast of target features with the class prototypes"),
-    ("valid_.*", "share of this class among the trusted pseudo-labels (not trained on)"),
+    ("valid_.*", "share of the pixels labelled as this class that are trusted (not trained on)"),
     ("target_angle", "degrees between target features and their nearest prototype (not trained on)"),
+    (
+        "gradient_.*",
+        "norm of the gradient of this term, 'segmentation': of all that are not adaptation (not trained on)",
+    ),
+    ("share_.*", "pull of this term as a share of the segmentation's (not trained on)"),
+    ("volume_.*", "share of the target's voxels that are predicted as this structure (not trained on)"),
+    ("certainty", "how certain the predictions on the target are: 0 uniform doubt, 1 certain (not trained on)"),
     (".*_variance", "variance within the foreground; near 0 means collapsed images (not trained on)"),
     ("flicker", "jumps between neighbouring slices of a translation, relative to the source (not trained on)"),
 )

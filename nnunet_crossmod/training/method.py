@@ -86,6 +86,10 @@ class Method:
     teacher_momentum: Momentum = 0.99
     teacher_confidence: Share = 0.95
     """Confidence of the teacher that is always enough; below it, the median of the predicted class decides."""
+    adaptation_share: Share | None = 0.2
+    """Largest gradient of an adaptation term as a share of the segmentation's; ``null``: the weights as they are."""
+    adaptation_ramp: Share = 0.2
+    """Share of the training in which a term of adaptation grows to its weight, from where the method lets it join."""
     cpu_bf16: Literal["auto", "on", "off"] = "auto"
     """Mixed precision (bfloat16) in training on the CPU; ``auto``: where the processor has it."""
     forbid_annotated_target: bool = False
@@ -235,6 +239,15 @@ class Method:
         """Weight of the teacher's labels in this step, as a share of ``teacher_weight``."""
         return ramp(self.progress, self.teacher_start, self.teacher_ramp) if self.teaching is not None else 0.0
 
+    def joined(self, start: float) -> float:
+        """Share of its weight, 0 … 1, that a term of adaptation has in this step.
+
+        Args:
+            start: share of the training after which it joins.
+        """
+        steps = self.num_epochs * self.num_iterations_per_epoch
+        return ramp((self.step + 1) / steps, start, self.adaptation_ramp)
+
     def training_patches(self, wanted: Callable[[Case], bool], limit: int) -> Iterator[CrossModalBatch]:
         """Un-augmented patches of the training cases that are wanted, at most ``limit``, the same ones every time."""
         cases = {name: case for name, case in self.seen.items() if wanted(case)}
@@ -270,6 +283,25 @@ class Method:
     def supervised_loss(self, logits: Sequence[Tensor], batch: CrossModalBatch) -> Tensor:
         """The supervised term over all deep-supervision levels, on annotated samples and classes only."""
         return supervised_loss(self.criterion, logits, batch)
+
+    @torch.no_grad()
+    def best_labels(self, batch: CrossModalBatch, logits: Tensor) -> Tensor:
+        """What is known of the classes of a batch: (n, *s), −1 where nothing is.
+
+        Labels where all classes are annotated; the teacher's where it is sure, −1 elsewhere, on the target where there
+        is a teacher; otherwise the network's own prediction.
+
+        Args:
+            batch: n samples.
+            logits: of the network for them (n, k, *s).
+        """
+        labels = logits.argmax(1)
+        if batch.pseudo_labels is not None and batch.trusted is not None:
+            labels[batch.target_rows] = batch.pseudo_labels.masked_fill(~batch.trusted, -1)
+        for annotated, rows in batch.annotations:
+            if len(annotated) == len(self.block.labels):
+                labels[rows] = batch.labels[0][rows].to(labels.dtype)
+        return labels
 
     def prediction_discriminator(self, design: DiscriminatorDesign, width: int | None, level: int = 0) -> nn.Module:
         """A discriminator of maps of all classes: (n, k, *s) → scores (n, 1, *smaller).

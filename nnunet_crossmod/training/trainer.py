@@ -33,7 +33,9 @@ from nnunet_crossmod.losses import marginalise, trusted_dice_ce
 from nnunet_crossmod.nn import build_unet
 from nnunet_crossmod.precision import autocast, processor_has_bf16
 from nnunet_crossmod.training import hyperparameters
+from nnunet_crossmod.training.adaptation import GradientShare
 from nnunet_crossmod.training.checkpoints import read_addition, write_checkpoint
+from nnunet_crossmod.training.drift import drift_warnings, target_figures
 from nnunet_crossmod.training.input_check import (
     check_input,
     check_role_sizes,
@@ -41,6 +43,7 @@ from nnunet_crossmod.training.input_check import (
     planned_configuration,
 )
 from nnunet_crossmod.training.loading import cases_of_fold, check_fold, in_background, summary_of_cases
+from nnunet_crossmod.training.losses import Losses
 from nnunet_crossmod.training.method import Method
 from nnunet_crossmod.training.optimizers import build_optimizer
 from nnunet_crossmod.training.player import Player, only_trainable
@@ -56,6 +59,7 @@ __all__ = ["CrossModalTrainer"]
 
 MODALITIES = "modalities"  # the entries of the plans' "crossmod" that are no hyper-parameters
 TARGET_MODALITIES = "target_modalities"
+FIGURES_EVERY = 5  # steps
 
 
 class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
@@ -101,6 +105,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         self.players: list[Player] = []
         self.heads = nn.ModuleDict()
         self.teaching: Teacher | None = None
+        self.gradient_share: GradientShare | None = None
         self.record: LossRecord | None = None
         self.selection: LabelFreeSelection | None = None
         self.last_batch: CrossModalBatch | None = None
@@ -186,6 +191,9 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         self.players = self.build_players(segmenter)
         for player in self.players:
             player.begin_alike()
+        if self.adaptation_share is not None:
+            trained = self.bare_network.parameters()
+            self.gradient_share = GradientShare(trained, self.adaptation_share, self.added_up)
         if self.teacher:
             classes = self.label_manager.num_segmentation_heads
             teacher = Teacher(self.bare_network, classes, self.teacher_momentum, self.teacher_confidence)
@@ -300,9 +308,8 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
                 with self._autocast():
                     outputs = player.forward(batch, outputs)
                     losses = player.objective(batch, outputs)
-                    if player is self.segmenter and batch.pseudo_labels is not None:
-                        weight = self.teacher_weight * self.teacher_share
-                        losses.add("teacher", self._teacher_term(batch, outputs), weight)
+                    if player is self.segmenter:
+                        self._complete_objective(losses, batch, outputs)
                 loss = losses.total()
                 player.step(loss, self.grad_scaler)
             terms.update({f"{player.name}/{name}": value.detach() for name, value in losses.terms.items()})
@@ -328,6 +335,19 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         with torch.no_grad(), self._autocast():
             target = batch.target
             return batch.with_pseudo_labels(*self.teaching.label(target.images, target.modality, self.added_up))
+
+    def _complete_objective(self, losses: Losses, batch: CrossModalBatch, outputs: Any) -> None:
+        """What the base adds to the segmenter's terms: bounds for those of adaptation, the teacher's, figures."""
+        if self.gradient_share is not None:
+            scaler = self.grad_scaler
+            self.gradient_share.hold(losses, self.step, *([] if scaler is None else [scaler.scale]))
+        if batch.pseudo_labels is not None:
+            losses.add("teacher", self._teacher_term(batch, outputs), self.teacher_weight * self.teacher_share)
+        if self.step % FIGURES_EVERY == 0:
+            shown, logits = getattr(outputs, "batch", batch), outputs.logits[0]
+            target = logits[shown.target_rows] if len(logits) == len(shown.images) else logits[:0]
+            for name, figure in target_figures(target, self.block.labels).items():
+                losses.add(name, figure, 0.0)
 
     def _teacher_term(self, batch: CrossModalBatch, outputs: Any) -> Tensor:
         assert batch.pseudo_labels is not None
@@ -416,6 +436,10 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         super().on_train_epoch_end([{"loss": np.array(loss)} for loss in losses])
         self.print_to_log_file("terms", ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
         self.review(means)
+        if self.record is not None and any("/share_" in name for name in means):
+            warm_up = [row for row in self.record.rows if not any("/share_" in name for name in row)]
+            for warning in drift_warnings(warm_up, means):
+                self.print_to_log_file(f"WARNING: {warning}")
         for logger in self.logger.loggers:
             for name, mean in means.items():
                 logger.log(name, mean, self.current_epoch)
@@ -454,6 +478,8 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             "heads": self.heads.state_dict(),
             "players": {player.name: player.state_dict() for player in self._opponents()},
         }
+        if self.gradient_share is not None:
+            checkpoint["crossmod"]["gradient_share"] = self.gradient_share.state_dict()
         if self.teaching is not None:
             checkpoint["crossmod"] |= {"student": checkpoint["network_weights"], "teacher": self.teaching.state_dict()}
             checkpoint["network_weights"] = self.teaching.network.state_dict()
@@ -465,6 +491,8 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         self.heads.load_state_dict(saved["heads"])
         for player in self._opponents():
             player.load_state_dict(saved["players"][player.name])
+        if self.gradient_share is not None:
+            self.gradient_share.load_state_dict(saved.get("gradient_share", {}))
         if self.teaching is not None:
             self.bare_network.load_state_dict(saved["student"])
             self.teaching.load_state_dict(saved["teacher"])

@@ -1,0 +1,105 @@
+"""How far adaptation may pull: its gradients are held to a share of the segmentation's.
+
+A fixed weight means something else with every data set, network and stage of the training. Here the norm of every
+adaptation term's gradient is measured now and then, over the parameters that the segmentation loss reaches as well, and
+a term whose weighted gradient is longer than ``share`` times the segmentation's is scaled down to it. A term is never
+scaled up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from nnunet_crossmod.training.losses import Losses
+
+__all__ = ["GradientShare"]
+
+EVERY = 50  # steps between measurements: each costs one backward pass per term
+MOMENTUM = 0.5
+SEGMENTATION = "segmentation"
+
+
+class GradientShare:
+    """Measures gradients and scales the terms of adaptation.
+
+    Args:
+        parameters: of the network.
+        share: largest norm of a weighted term's gradient, as a share of that of all other terms together.
+        added_up: sums a tensor over the processes of a distributed training.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        share: float,
+        added_up: Callable[[Tensor], tuple[Tensor, ...]] = lambda tensor: (tensor,),
+    ) -> None:
+        self.parameters = list(parameters)
+        self.share = share
+        self.added_up = added_up
+        self.norms: dict[str, Tensor] = {}
+        # a compiled network otherwise frees what a second backward pass would read
+        torch._functorch.config.donated_buffer = False
+
+    def hold(self, losses: Losses, step: int, scaled: Callable[[Tensor], Tensor] = lambda loss: loss) -> Losses:
+        """Scale the adaptation terms of an objective, and log their gradients and shares.
+
+        Args:
+            losses: terms with a graph behind them.
+            step: of the training; every 50th is measured, and the first of a new term.
+            scaled: the gradient scaler's ``scale``: half precision loses the small gradients otherwise.
+        """
+        terms = [name for name in losses.adapting if losses.weights[name] != 0]
+        if not terms:
+            return losses
+        if step % EVERY == 0 or any(name not in self.norms for name in terms):
+            self._measure(losses, terms, scaled)
+        reference = self.norms[SEGMENTATION]
+        losses.add("gradient_segmentation", reference, 0.0)
+        for name in terms:
+            pull = abs(losses.weights[name]) * self.norms[name] / reference.clamp(min=1e-12)
+            losses.scales[name] = (self.share / pull.clamp(min=1e-12)).clamp(max=1.0)
+            losses.add(f"gradient_{name}", self.norms[name], 0.0)
+            losses.add(f"share_{name}", pull * losses.scales[name], 0.0)
+        return losses
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The norms, for the checkpoint."""
+        return dict(self.norms)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore them."""
+        self.norms = dict(state)
+
+    def _measure(self, losses: Losses, terms: list[str], scaled: Callable[[Tensor], Tensor]) -> None:
+        rest = [losses.weights[n] * losses.terms[n] for n in losses.weights if losses.weights[n] and n not in terms]
+        gradients = self._gradients(scaled(torch.stack(rest).sum()), self.parameters)
+        shared = [
+            parameter for parameter, gradient in zip(self.parameters, gradients, strict=True) if gradient is not None
+        ]
+        device = self.parameters[0].device
+        norms = {SEGMENTATION: _norm(gradients, device)}
+        for name in terms:
+            norms[name] = _norm(self._gradients(scaled(losses.terms[name]), shared), device)
+        for name, norm in norms.items():
+            (norm,) = self.added_up(norm)
+            before = self.norms.get(name, norm)
+            self.norms[name] = torch.where(norm.isfinite(), torch.lerp(norm, before, MOMENTUM), before)
+
+    @staticmethod
+    def _gradients(loss: Tensor, parameters: list[torch.nn.Parameter]) -> tuple[Tensor | None, ...]:
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        found = iter(torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True))
+        return tuple(next(found) if parameter.requires_grad else None for parameter in parameters)
+
+
+def _norm(gradients: Iterable[Tensor | None], device: torch.device) -> Tensor:
+    found = [gradient for gradient in gradients if gradient is not None]
+    if not found:
+        return torch.zeros((), device=device)
+    norms = torch._foreach_norm(found)
+    total: Tensor = torch.stack([norm.float() for norm in norms]).norm()
+    return total

@@ -1,0 +1,93 @@
+"""How far adaptation may pull, and what is said where the target drifts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support import started
+from torch import Tensor, nn
+
+from nnunet_crossmod.training import Losses
+from nnunet_crossmod.training.adaptation import EVERY, GradientShare
+from nnunet_crossmod.training.drift import drift_warnings, target_figures
+
+MakeTrainer = Callable[..., Any]
+
+
+def objective(network: nn.Linear, pull: float, weight: float = 1.0) -> Losses:
+    """Gradients of length 1 (segmentation) and ``pull`` (adaptation) with respect to the bias."""
+    bias = network.bias[0]
+    return Losses().add("sup", bias.clone()).adapt("far", pull * bias, weight)
+
+
+def gradient(losses: Losses, network: nn.Linear) -> Tensor:
+    (found,) = torch.autograd.grad(losses.total(), [network.bias])
+    return found[0]
+
+
+@pytest.mark.parametrize(("pull", "weight", "expected"), [(50.0, 1.0, 0.2), (50.0, 0.01, 0.2), (0.1, 1.0, 0.1)])
+def test_a_term_is_held_to_its_share_and_never_raised(pull: float, weight: float, expected: float) -> None:
+    network = nn.Linear(1, 1)
+    losses = GradientShare(network.parameters(), 0.2).hold(objective(network, pull, weight), 0)
+    assert gradient(losses, network) == pytest.approx(1 + expected)
+    assert float(losses.terms["share_far"]) == pytest.approx(expected)
+    assert float(losses.terms["gradient_far"]) == pytest.approx(pull)
+
+
+def test_norms_are_measured_now_and_then_and_averaged() -> None:
+    network = nn.Linear(1, 1)
+    held = GradientShare(network.parameters(), 0.2)
+    for step, pull, known in ((3, 4.0, 4.0), (4, 8.0, 4.0), (EVERY, 8.0, 6.0)):
+        losses = held.hold(objective(network, pull), step)
+        assert float(losses.terms["gradient_far"]) == pytest.approx(known)
+
+
+def test_parameters_that_labels_do_not_reach_are_not_measured() -> None:
+    network = nn.Linear(1, 1)
+    losses = objective(network, 0.0)
+    losses.terms["far"] = network.bias[0] * 0.1 + 100 * network.weight.sum()
+    held = GradientShare(network.parameters(), 0.2).hold(losses, 0)
+    assert float(held.terms["gradient_far"]) == pytest.approx(0.1)
+
+
+def test_a_gradient_that_overflows_changes_no_norm() -> None:
+    network = nn.Linear(1, 1)
+    held = GradientShare(network.parameters(), 0.2)
+    held.hold(objective(network, 4.0), 0)
+    losses = held.hold(objective(network, float("inf")), EVERY)
+    assert float(losses.terms["gradient_far"]) == pytest.approx(4)
+
+
+def test_figures_of_the_target() -> None:
+    logits = torch.full((2, 3, 4, 4), -30.0)
+    logits[:, 0] = 0
+    logits[:, 1, 0], logits[:, 0, 0] = 0, -30
+    figures = target_figures(logits, {"LV": 1, "RV": 2})
+    assert figures["volume_LV"] == pytest.approx(0.25)
+    assert figures["volume_RV"] == pytest.approx(0, abs=1e-6)
+    assert figures["certainty"] == pytest.approx(1, abs=1e-4)
+    assert target_figures(logits[:0], {"LV": 1}) == {}
+
+
+def test_a_structure_that_shrinks_after_the_warm_up_is_named() -> None:
+    rows = [{"segmenter/volume_LV": 0.02, "segmenter/volume_RV": 0.03}] * 4
+    (warning,) = drift_warnings(rows, {"segmenter/volume_LV": 0.006, "segmenter/volume_RV": 0.04, "segmenter/sup": 0.1})
+    assert warning.startswith("LV takes 0.6 % of the target's voxels, 2 % before adaptation began")
+    assert drift_warnings([], {"segmenter/volume_LV": 0.006}) == []
+
+
+@pytest.mark.parametrize("share", [0.1, None])
+def test_the_step_holds_the_terms_of_a_method(make_trainer: MakeTrainer, share: float | None) -> None:
+    settings = {"warm_up": 0.0, "adaptation_ramp": 0.0, "csc_weight": 100.0, "fpc_weight": 100.0}
+    trainer = started(make_trainer("AICLTrainer", adaptation_share=share, **settings))
+    trainer.on_train_epoch_start()
+    terms = trainer.train_step(next(trainer.dataloader_train))["terms"]
+    if share is None:
+        assert not any("share_" in name for name in terms)
+    else:
+        assert 0 < float(terms["segmenter/share_csc"]) <= share + 1e-6
+        assert float(terms["segmenter/share_fpc"]) <= share + 1e-6
+    assert "segmenter/certainty" in terms
