@@ -58,12 +58,12 @@ class GradientShare:
         if step % EVERY == 0 or any(name not in self.norms for name in terms):
             self._measure(losses, terms, scaled)
         reference = self.norms[SEGMENTATION]
-        losses.add("gradient_segmentation", reference, 0.0)
+        losses.figures["gradient_segmentation"] = reference
         for name in terms:
             pull = abs(losses.weights[name]) * self.norms[name] / reference.clamp(min=1e-12)
             losses.scales[name] = (self.share / pull.clamp(min=1e-12)).clamp(max=1.0)
-            losses.add(f"gradient_{name}", self.norms[name], 0.0)
-            losses.add(f"share_{name}", pull * losses.scales[name], 0.0)
+            losses.figures[f"gradient_{name}"] = self.norms[name]
+            losses.figures[f"share_{name}"] = pull * losses.scales[name]
         return losses
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ class Losses:
 
     ``terms`` holds the unweighted values, for the log; :meth:`total` is what the player descends. Those in ``adapting``
     are about the target without its labels: the base decides when they join and how far they may pull
-    (:mod:`.adaptation`), through their ``weights`` and ``scales``.
+    (:mod:`.adaptation`), through their ``scales``. ``figures`` are logged beside the terms.
     """
 
     def __init__(self) -> None:
@@ -21,6 +21,7 @@ class Losses:
         self.weights: dict[str, float] = {}
         self.scales: dict[str, Tensor] = {}
         self.adapting: list[str] = []
+        self.figures: dict[str, Tensor] = {}
 
     def add(self, name: str, value: Tensor, weight: float = 1.0) -> Losses:
         """Add a scalar term. A term of weight 0 is logged but costs no backward pass."""

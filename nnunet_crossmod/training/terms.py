@@ -15,15 +15,16 @@ __all__ = ["check_finite", "mean_terms"]
 
 
 def mean_terms(steps: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], list[float]]:
-    """Mean of every term over an epoch, and the losses of its steps.
+    """Mean of every term and figure over an epoch, and the losses of its steps.
 
     A single step that overflowed, and that mixed precision skipped, does not count.
 
     Args:
-        steps: what ``train_step`` returned, ``terms`` and ``loss``, on the device.
+        steps: what ``train_step`` returned, ``terms``, ``figures`` and ``loss``, on the device.
     """
-    names = list(dict.fromkeys(name for step in steps for name in step["terms"]))
-    columns = [torch.stack([step["terms"][name] for step in steps if name in step["terms"]]) for name in names]
+    logged = [step["terms"] | step["figures"] for step in steps]
+    names = list(dict.fromkeys(name for step in logged for name in step))
+    columns = [torch.stack([step[name] for step in logged if name in step]) for name in names]
     columns.append(torch.stack([step["loss"] for step in steps]))
     on_host = torch.cat([column.float() for column in columns]).cpu().double()
     *values, losses = torch.split(on_host, [len(column) for column in columns])

@@ -302,6 +302,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             batch = self.augmented(batch)
         outputs: Any = None
         terms: dict[str, Tensor] = {}
+        figures: dict[str, Tensor] = {}
         totals: dict[str, Tensor] = {}
         for player in self.playing():
             with only_trainable(player, self.players):
@@ -312,7 +313,8 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
                         self._complete_objective(losses, batch, outputs)
                 loss = losses.total()
                 player.step(loss, self.grad_scaler)
-            terms.update({f"{player.name}/{name}": value.detach() for name, value in losses.terms.items()})
+            terms |= {f"{player.name}/{name}": value.detach() for name, value in losses.terms.items()}
+            figures |= {f"{player.name}/{name}": value.detach() for name, value in losses.figures.items()}
             totals[player.name] = loss.detach()
         if self.grad_scaler is not None:
             self.grad_scaler.update()
@@ -320,7 +322,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             self.teaching.follow(self.bare_network)
         self.iteration += 1
         self.last_batch = batch
-        return {"loss": totals.get("segmenter", next(iter(totals.values()))), "terms": terms}
+        return {"loss": totals.get("segmenter", next(iter(totals.values()))), "terms": terms, "figures": figures}
 
     def playing(self) -> list[Player]:
         """Those of the players that step in the current epoch; the others' modules are in evaluation mode."""
@@ -346,8 +348,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         if self.step % FIGURES_EVERY == 0:
             shown, logits = getattr(outputs, "batch", batch), outputs.logits[0]
             target = logits[shown.target_rows] if len(logits) == len(shown.images) else logits[:0]
-            for name, figure in target_figures(target, self.block.labels).items():
-                losses.add(name, figure, 0.0)
+            losses.figures |= target_figures(target, self.block.labels)
 
     def _teacher_term(self, batch: CrossModalBatch, outputs: Any) -> Tensor:
         assert batch.pseudo_labels is not None

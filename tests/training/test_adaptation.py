@@ -33,8 +33,8 @@ def test_a_term_is_held_to_its_share_and_never_raised(pull: float, weight: float
     network = nn.Linear(1, 1)
     losses = GradientShare(network.parameters(), 0.2).hold(objective(network, pull, weight), 0)
     assert gradient(losses, network) == pytest.approx(1 + expected)
-    assert float(losses.terms["share_far"]) == pytest.approx(expected)
-    assert float(losses.terms["gradient_far"]) == pytest.approx(pull)
+    assert float(losses.figures["share_far"]) == pytest.approx(expected)
+    assert float(losses.figures["gradient_far"]) == pytest.approx(pull)
 
 
 def test_norms_are_measured_now_and_then_and_averaged() -> None:
@@ -42,7 +42,7 @@ def test_norms_are_measured_now_and_then_and_averaged() -> None:
     held = GradientShare(network.parameters(), 0.2)
     for step, pull, known in ((3, 4.0, 4.0), (4, 8.0, 4.0), (EVERY, 8.0, 6.0)):
         losses = held.hold(objective(network, pull), step)
-        assert float(losses.terms["gradient_far"]) == pytest.approx(known)
+        assert float(losses.figures["gradient_far"]) == pytest.approx(known)
 
 
 def test_parameters_that_labels_do_not_reach_are_not_measured() -> None:
@@ -50,7 +50,7 @@ def test_parameters_that_labels_do_not_reach_are_not_measured() -> None:
     losses = objective(network, 0.0)
     losses.terms["far"] = network.bias[0] * 0.1 + 100 * network.weight.sum()
     held = GradientShare(network.parameters(), 0.2).hold(losses, 0)
-    assert float(held.terms["gradient_far"]) == pytest.approx(0.1)
+    assert float(held.figures["gradient_far"]) == pytest.approx(0.1)
 
 
 def test_a_gradient_that_overflows_changes_no_norm() -> None:
@@ -58,7 +58,7 @@ def test_a_gradient_that_overflows_changes_no_norm() -> None:
     held = GradientShare(network.parameters(), 0.2)
     held.hold(objective(network, 4.0), 0)
     losses = held.hold(objective(network, float("inf")), EVERY)
-    assert float(losses.terms["gradient_far"]) == pytest.approx(4)
+    assert float(losses.figures["gradient_far"]) == pytest.approx(4)
 
 
 def test_figures_of_the_target() -> None:
@@ -84,7 +84,7 @@ def test_the_step_holds_the_terms_of_a_method(make_trainer: MakeTrainer, share: 
     settings = {"warm_up": 0.0, "adaptation_ramp": 0.0, "csc_weight": 100.0, "fpc_weight": 100.0}
     trainer = started(make_trainer("AICLTrainer", adaptation_share=share, **settings))
     trainer.on_train_epoch_start()
-    terms = trainer.train_step(next(trainer.dataloader_train))["terms"]
+    terms = trainer.train_step(next(trainer.dataloader_train))["figures"]
     if share is None:
         assert not any("share_" in name for name in terms)
     else:

@@ -57,7 +57,8 @@ def test_every_joint_architecture_trains_all_it_has(
     architecture: str, kind: str, configuration: str, make_trainer: MakeTrainer
 ) -> None:
     change = {"change_plans": residual} if kind == "residual" else {}
-    trainer = started(make_trainer("EAMTrainer", configuration, architecture=architecture, **change))
+    settings = {"architecture": architecture, "warm_up": 0.0, "guidance": "mutual"}
+    trainer = started(make_trainer("EAMTrainer", configuration, **settings, **change))
     terms = trainer.train_step(next(trainer.dataloader_train))["terms"]
     assert list(terms) == TERMS
     assert all(torch.isfinite(value) for value in terms.values())
@@ -123,7 +124,7 @@ def test_what_inference_keeps_is_the_stock_network_to_the_bit(
 def test_a_term_without_weight_is_not_even_computed(
     settings: dict[str, float], terms: list[str], idle: list[str], make_trainer: MakeTrainer
 ) -> None:
-    trainer = started(make_trainer("EAMTrainer", **settings))
+    trainer = started(make_trainer("EAMTrainer", warm_up=0.0, guidance="mutual", **settings))
     found = trainer.train_step(next(trainer.dataloader_train))["terms"]
     assert [term.split("/")[1] for term in found] == terms
     left = untouched(trainer)
@@ -133,7 +134,7 @@ def test_a_term_without_weight_is_not_even_computed(
 
 def test_without_annotation_the_target_has_no_supervised_term(make_trainer: MakeTrainer) -> None:
     """Neither term of the target depends on its logits or its attention; consistency alone teaches its attention."""
-    trainer = started(make_trainer("EAMTrainer"))
+    trainer = started(make_trainer("EAMTrainer", guidance="mutual"))
     batch = make_batch(trainer)
     outputs = trainer.forward(batch)
     losses = trainer.objective(batch, outputs)
@@ -143,6 +144,38 @@ def test_without_annotation_the_target_has_no_supervised_term(make_trainer: Make
     assert all(g is None or not g.any() for g in gradients)
     learns = torch.autograd.grad(losses.terms["icr"], target[0].query.weight)[0]
     assert learns.abs().max() > 0
+
+
+def test_without_annotation_the_source_guides_the_target(make_trainer: MakeTrainer) -> None:
+    """The target is seen through the source's attention, and consistency moves the target's features alone."""
+    trainer = started(make_trainer("EAMTrainer"))
+    assert trainer.attention("lge") is trainer.heads["attention"][0]
+    batch = make_batch(trainer)
+    outputs = trainer.forward(batch)
+    levels = [seen.attention for maps in outputs.maps.values() for seen in maps]
+    gradients = torch.autograd.grad(trainer.image_consistency(outputs), levels, allow_unused=True)
+    scales = len(outputs.maps["cine"])
+    assert all(gradient is None for gradient in gradients[:scales])
+    assert all(gradient.any() for gradient in gradients[scales:])
+
+
+def test_consistency_does_not_depend_on_the_length_of_the_features(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer("EAMTrainer"))
+    outputs = trainer.forward(make_batch(trainer))
+
+    def consistency(factor: float) -> Tensor:
+        longer = {
+            modality: [seen._replace(attention=factor * seen.attention) for seen in maps]
+            for modality, maps in outputs.maps.items()
+        }
+        return trainer.image_consistency(outputs._replace(maps=longer))
+
+    assert consistency(1000.0) < 4 * consistency(100.0)
+    summed = make_trainer("EAMTrainer", over_scales="sum")
+    summed.heads = trainer.heads
+    terms = [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)]
+    assert trainer.summed_over_scales(terms) == 2
+    assert summed.summed_over_scales(terms) == 6
 
 
 def few_shot_batch(trainer: Any, seen: dict[str, Case]) -> CrossModalBatch:

@@ -70,7 +70,7 @@ def test_the_warm_up_is_advent_and_the_contrast_joins_after_it(
     assert set(late["terms"]) >= ADVERSARY | CONTRAST
     shares = [float(value) for name, value in late["terms"].items() if "/valid_" in name]
     assert len(shares) == 4
-    assert 0 <= sum(shares) <= 1
+    assert all(0 <= share <= 1 for share in shares)
     assert 0 <= float(late["terms"]["segmenter/target_angle"]) <= 180
 
 
@@ -112,7 +112,7 @@ def test_prototypes_follow_the_source_features_of_the_step(make_trainer: MakeTra
     sums, counts = class_sums(outputs.decoder[trainer.stage][0::2], batch.labels[0][0::2], 4)
     for value in range(4):
         mean = sums[value] / counts[value] if counts[value] else before[value]
-        expected = 0.2 * before[value] + 0.8 * mean
+        expected = 0.9 * before[value] + 0.1 * mean
         torch.testing.assert_close(trainer.bank.centers[value], expected)
     assert not torch.equal(trainer.bank.centers, before)
 
@@ -273,15 +273,45 @@ def test_source_samples_without_annotation_are_left_out(make_trainer: MakeTraine
     assert torch.equal(labels[1], batch.labels[0][1])
 
 
+def test_angles_are_taken_about_the_mean_of_the_prototypes(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer("MPSCLTrainer", warm_up=0.0))
+    features = trainer.forward(make_batch(trainer)).decoder[trainer.stage]
+    shifted, centers = trainer.about_centre(features)
+    torch.testing.assert_close(centers.mean(0), torch.zeros(centers.shape[1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(shifted + trainer.bank.centers.mean(0).view(1, -1, 1, 1), features)
+    trainer.bank.centers[2] = 0
+    assert not trainer.about_centre()[0][2].any()
+    trainer.centred = False
+    assert torch.equal(trainer.about_centre(features)[0], features)
+
+
+def test_the_teacher_labels_the_target_where_asked(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(CrossmodError, match="pseudo_labels = teacher must be prototypes, or teacher=true"):
+        make_trainer("MPSCLTrainer", pseudo_labels="teacher")
+    settings = {"warm_up": 0.0, "teacher": True, "pseudo_labels": "teacher", "teacher_start": 0.0}
+    trainer = started(make_trainer("MPSCLTrainer", **settings))
+    batch = make_batch(trainer)
+    size = batch.images.shape[2:]
+    labels, sure = torch.ones(1, *size, dtype=torch.long), torch.zeros(1, *size, dtype=torch.bool)
+    centers = trainer.bank.centers
+    cosines = torch.rand(1, len(centers), *(s // 2 for s in size))
+    found, valid = trainer.labelled(batch.with_pseudo_labels(labels, sure), cosines, centers)
+    assert (found == 1).all()
+    assert not valid.any()
+    assert found.shape == cosines[:, 0].shape
+    without, _ = trainer.labelled(batch, cosines, centers)
+    assert torch.equal(without, cosines.argmax(1))
+
+
 @pytest.mark.parametrize(("feature_stage", "stage"), [(None, None), (0, 0), (1, 1)])
-def test_the_feature_is_a_quarter_resolution_unless_told_otherwise(
+def test_the_feature_is_at_half_resolution_unless_told_otherwise(
     feature_stage: int | None, stage: int | None, make_trainer: MakeTrainer
 ) -> None:
     trainer = started(make_trainer("MPSCLTrainer", feature_stage=feature_stage))
     features = trainer.forward(make_batch(trainer)).decoder[trainer.stage]
     patch = trainer.configuration_manager.patch_size[0]
     if stage is None:
-        assert patch // features.shape[2] == 4
+        assert patch // features.shape[2] == 2
     else:
         assert trainer.stage == stage
     assert features.shape[1] == trainer.bank.centers.shape[1]
