@@ -29,6 +29,13 @@ CPU_HYPERPARAMETERS: dict[str, Any] = {
     "lr_schedule": "polynomial",
 }
 
+PAPER_HYPERPARAMETERS: dict[str, Any] = {
+    "augmentation": "nnunet",
+    "adaptation_share": None,
+    "adaptation_ramp": 0.0,
+    "shared_norms": False,
+}
+
 
 def _shrink_for_cpu(configuration: dict[str, Any]) -> None:
     """A network, patch and batch that two cores train in minutes."""
@@ -61,7 +68,7 @@ def _as_planned(configuration: dict[str, Any]) -> None:
 
 PRESETS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], None]]] = {
     "cpu": (CPU_HYPERPARAMETERS, _shrink_for_cpu),
-    "paper": ({"augmentation": "nnunet", "adaptation_share": None, "adaptation_ramp": 0.0}, _as_planned),
+    "paper": (PAPER_HYPERPARAMETERS, _as_planned),
 }
 """Name → hyper-parameters of all trainers, and what is done to a configuration; trainers add their own ``presets``."""
 

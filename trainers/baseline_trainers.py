@@ -47,7 +47,7 @@ class SourceOnlyTrainer(_SupervisedTrainer):
 class JointTrainer(_SupervisedTrainer):
     """AICL's own baseline row: its conditional norms and its supervised terms, in both modalities where annotated.
 
-    Where the target has no annotation at all, its norms keep the affine they begin with (γ = 1, β = 0).
+    Where the target has no annotation at all, its norms take the source's affine.
     """
 
     conditioning = "encoder"

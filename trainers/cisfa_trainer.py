@@ -55,6 +55,7 @@ class CISFATrainer(TranslatingTrainer):
         "cpu": {"generator_width": 16, "generator_blocks": 4, "discriminator_width": 16},
         "paper": {
             "warm_up": 0.0,
+            "raw_share": 0.0,
             "optimizer_name": "adam",
             "initial_lr": 2e-4,
             "adam_betas": (0.5, 0.999),

@@ -63,7 +63,13 @@ class GLUATrainer(TranslatingTrainer):
     weight_decay = 5e-4
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {"stage_1": 0.5, "style_width": 16, "image_discriminator_width": 16, "local_discriminator_width": 64},
-        "paper": {"optimizer_name": "sgd", "weight_decay": 5e-4, "local_weight": 0.01, "global_weight": 0.01},
+        "paper": {
+            "raw_share": 0.0,
+            "optimizer_name": "sgd",
+            "weight_decay": 5e-4,
+            "local_weight": 0.01,
+            "global_weight": 0.01,
+        },
     }
     collapse_terms = CollapseTerms(
         "translator", "image_discriminator/fakes_detected", "image_discriminator/misjudged", "cycle_weight"

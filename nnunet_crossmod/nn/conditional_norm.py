@@ -67,7 +67,10 @@ class ConditionalInstanceNorm(nn.Module):
         affine: must be true: without an affine there is nothing to condition.
         num_modalities: m.
         context: where the network leaves the modality of the current batch.
+        affine_of: whose affine a modality takes, m indices; its own by default.
     """
+
+    affine_of: Tensor
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class ConditionalInstanceNorm(nn.Module):
         *,
         num_modalities: int,
         context: ModalityContext,
+        affine_of: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if not affine:
@@ -85,16 +89,19 @@ class ConditionalInstanceNorm(nn.Module):
         self.context = context
         self.weight = nn.Parameter(torch.ones(num_modalities, num_features))
         self.bias = nn.Parameter(torch.zeros(num_modalities, num_features))
+        chosen = torch.tensor(list(range(num_modalities) if affine_of is None else affine_of))
+        self.register_buffer("affine_of", chosen, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (n, c, *s) with the affine of each sample's modality."""
         if self.context.modality is None:
             raise RuntimeError("no modality set: call the network, not its encoder")
-        return conditional_instance_norm(x, self.weight, self.bias, self.context.modality, self.eps)
+        return conditional_instance_norm(x, self.weight, self.bias, self.affine_of[self.context.modality], self.eps)
 
     def for_modality(self, index: int) -> dict[str, Tensor]:
         """The affine (c,) of one modality: that of a plain instance norm."""
-        return {"weight": self.weight[index].detach().clone(), "bias": self.bias[index].detach().clone()}
+        row = int(self.affine_of[index])
+        return {"weight": self.weight[row].detach().clone(), "bias": self.bias[row].detach().clone()}
 
     def extra_repr(self) -> str:
         """What ``print(network)`` shows."""

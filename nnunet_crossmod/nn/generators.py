@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from dynamic_network_architectures.building_blocks.helper import (
     convert_dim_to_conv_op,
-    get_matching_convtransp,
     get_matching_instancenorm,
 )
 from torch import Tensor, nn
@@ -25,6 +24,8 @@ __all__ = [
     "initialise",
     "translator_plan",
 ]
+
+LARGEST = 0.999  # of an image's −1 … 1, so that its inverse hyperbolic tangent is finite
 
 
 def fitting(kernel: int, size: int) -> int:
@@ -59,7 +60,10 @@ class _ResidualBlock(nn.Module):
 
 
 class ResnetGenerator(nn.Module):
-    """Down twice, residual blocks, up twice, tanh; its encoder's features can be had.
+    """Down twice, residual blocks, up twice; what comes out is added to the image. Its encoder's features can be had.
+
+    The sum is taken before the tanh, and the last convolution begins at zero: an untrained generator returns its image,
+    so that whoever learns from its translations never sees noise.
 
     ``generator(x)`` translates x (n, c, *s), −1 … 1; :meth:`encode` gives the features of five layers, the input among
     them; :meth:`translate_and_encode` gives both for one pass.
@@ -74,8 +78,9 @@ class ResnetGenerator(nn.Module):
     Raises:
         ValueError: a size that the strides do not divide, or fewer than two blocks.
 
-    Source: Johnson et al., ECCV 2016, as used by CycleGAN, CUT and CISFA (width 64, nine blocks). Differs from CUT:
-    plain strides and transposed convolutions of kernel 4 (evenly covered by their stride) instead of blurred pooling.
+    Source: Johnson et al., ECCV 2016, as used by CycleGAN, CUT and CISFA (width 64, nine blocks). Differs from them:
+    the image is added; plain strides instead of blurred pooling; nearest-neighbour upsampling in front of a convolution
+    instead of transposed convolutions, which leave a checkerboard.
     """
 
     def __init__(
@@ -106,16 +111,15 @@ class ResnetGenerator(nn.Module):
             length = [one // s for one, s in zip(length, stride, strict=True)]
         inner = [fitting(3, one) for one in length]
         self.blocks = nn.ModuleList([_ResidualBlock(axes, 4 * width, inner) for _ in range(blocks)])
-        transposed: Any = get_matching_convtransp(dimension=axes)
         up: list[nn.Module] = []
         for level in (1, 0):
-            kernel = [4 if s == 2 else k for s, k in zip(strides[level], kernels[level], strict=True)]
-            padding = [1 if s == 2 else k // 2 for s, k in zip(strides[level], kernel, strict=True)]
             outputs = width * 2**level
-            up += [transposed(2 * outputs, outputs, kernel, strides[level], padding), _Activation(axes, outputs)]
-        self.up = nn.Sequential(*up, convolution(axes, width, channels, outer), nn.Tanh())
+            up += [nn.Upsample(scale_factor=tuple(map(float, strides[level])), mode="nearest")]
+            up += [convolution(axes, 2 * outputs, outputs, kernels[level]), _Activation(axes, outputs)]
+        self.up = nn.Sequential(*up, convolution(axes, width, channels, outer))
         self.feature_channels = [channels, 2 * width, 4 * width, 4 * width, 4 * width]
         self.apply(initialise)
+        nn.init.zeros_(self.up[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Translate x (n, c, *s), −1 … 1: the same shape."""
@@ -131,7 +135,8 @@ class ResnetGenerator(nn.Module):
         features, x = self._encode(x)
         for block in self.blocks[len(self.blocks) // 2 + 1 :]:
             x = block(x)
-        return self.up(x), features
+        unbounded = features[0].float().clamp(-LARGEST, LARGEST).atanh() + self.up(x).float()
+        return unbounded.tanh(), features
 
     def _encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         if any(length % m for length, m in zip(x.shape[2:], self.multiple, strict=True)):

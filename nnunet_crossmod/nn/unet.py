@@ -155,6 +155,7 @@ def build_unet(
     modalities: Sequence[str],
     *,
     conditioning: Conditioning = "encoder",
+    affine_of: Sequence[int] | None = None,
     deep_supervision: bool = True,
 ) -> ModalityUNet:
     """Build the planned network with modality-conditional norms.
@@ -165,6 +166,7 @@ def build_unet(
         num_output_channels: classes k.
         modalities: their names.
         conditioning: which norms are conditional: none, the encoder's (as in AICL) or all.
+        affine_of: the modality whose affine every modality takes in conditional norms; its own by default.
         deep_supervision: whether the decoder returns logits at every stage.
 
     Raises:
@@ -172,7 +174,7 @@ def build_unet(
     """
     context = ModalityContext()
     kwargs = deepcopy(architecture["arch_kwargs"])
-    conditional = partial(ConditionalInstanceNorm, num_modalities=len(modalities), context=context)
+    conditional = partial(ConditionalInstanceNorm, num_modalities=len(modalities), context=context, affine_of=affine_of)
     replaced = {} if conditioning == "none" else {"norm_op": conditional}
     unet = get_network_from_plans(
         architecture["network_class_name"],

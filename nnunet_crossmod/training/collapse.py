@@ -1,15 +1,18 @@
-"""Warnings of a failing image translation, from the terms that a training logs anyway."""
+"""Warnings of a failing image translation or adversary, from the terms that a training logs anyway."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-__all__ = ["collapse_warnings", "foreground_variance"]
+__all__ = ["adversary_warnings", "collapse_warnings", "foreground_variance"]
 
 LEAST_VARIANCE_SHARE = 0.02
 LEAST_DETECTION_LOSS = 0.005
 MOST_FOOLING_LOSS = 0.95
+ACCURACY = (0.6, 0.9)
 
 
 @torch.no_grad()
@@ -60,4 +63,26 @@ def collapse_warnings(
             f"the image discriminator is saturated: its loss is {detection:.3g}, the generator's {fooling:.3g} (1 is: "
             "every fake is detected); lower the discriminator's learning rate or width"
         )
+    return warnings
+
+
+def adversary_warnings(means: Mapping[str, float]) -> list[str]:
+    """Say which discriminators are no match for the segmenter, or too much of one.
+
+    Args:
+        means: ``player/term`` → an epoch's mean; terms named ``accuracy…`` are shares of right judgements.
+
+    Returns:
+        one sentence for every accuracy outside 0.6 … 0.9.
+    """
+    warnings = []
+    for term, accuracy in means.items():
+        player, _, name = term.partition("/")
+        if not name.startswith("accuracy") or ACCURACY[0] <= accuracy <= ACCURACY[1]:
+            continue
+        told = f"the {player} judges {accuracy:.0%} correctly ({name})"
+        if accuracy < ACCURACY[0]:
+            warnings.append(f"{told}, little more than a guess: raise its learning rate, if there is a gap at all")
+        else:
+            warnings.append(f"{told}, so its opponent learns little from it: lower its learning rate")
     return warnings

@@ -61,6 +61,9 @@ class Method:
     enable_deep_supervision: bool = True
     segmentation_loss: SegmentationLoss = "dice_ce"
     conditioning: Conditioning = "none"
+    shared_norms: bool = True
+    """Where training has no label of a modality, neither its own nor a teacher's, conditional norms take the source's
+    affine for it."""
     target_batch_size: Count | None = None
     """Samples of the target per step beside the planned batch of the source; ``null`` is as many."""
     augmentation: Augmentation = "strong"

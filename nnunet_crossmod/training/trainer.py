@@ -35,6 +35,7 @@ from nnunet_crossmod.precision import autocast, processor_has_bf16
 from nnunet_crossmod.training import hyperparameters
 from nnunet_crossmod.training.adaptation import GradientShare
 from nnunet_crossmod.training.checkpoints import read_addition, write_checkpoint
+from nnunet_crossmod.training.collapse import adversary_warnings
 from nnunet_crossmod.training.drift import drift_warnings, target_figures
 from nnunet_crossmod.training.input_check import (
     check_input,
@@ -59,6 +60,7 @@ __all__ = ["CrossModalTrainer"]
 
 MODALITIES = "modalities"  # the entries of the plans' "crossmod" that are no hyper-parameters
 TARGET_MODALITIES = "target_modalities"
+AFFINE_OF = "affine_of"
 FIGURES_EVERY = 5  # steps
 
 
@@ -81,7 +83,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
     ) -> None:
         report_errors_in_one_line()
         self.block = CrossmodBlock.from_dataset_json(dataset_json)
-        recorded = (MODALITIES, TARGET_MODALITIES)
+        recorded = (MODALITIES, TARGET_MODALITIES, AFFINE_OF)
         overrides = {name: value for name, value in plans.get("crossmod", {}).items() if name not in recorded}
         where = f"{plans['plans_name']}.json"
         options = hyperparameters.resolve(type(self), self._hyperparameter_types, overrides, where)
@@ -95,6 +97,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             **options,
             MODALITIES: list(self.block.modalities),
             TARGET_MODALITIES: list(self.block.target),
+            AFFINE_OF: self._affine_of(),
         }
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._set(options)
@@ -131,6 +134,19 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         self.check_plan(planned)
         check_input(plans, configuration, planned, dataset_json)
 
+    def _affine_of(self) -> list[int]:
+        """The modality whose conditional norms every modality takes.
+
+        A modality that no label holds would move its affine wherever a loss of adaptation is cheapest, and an optimiser
+        that normalises gradients would do so at any weight of that loss.
+        """
+        modalities = self.block.modalities
+        held = {case.modality for case in self._seen_of_all().values() if case.annotated}
+        if self.teacher or not self.shared_norms:
+            held |= set(modalities)
+        first = next((modalities.index(m) for m in self.block.source if m in held), 0)
+        return [index if modality in held else first for index, modality in enumerate(modalities)]
+
     def _seen_of_all(self) -> dict[str, Case]:
         return {name: seen for name, case in self.block.cases.items() if (seen := self.see(case)) is not None}
 
@@ -164,6 +180,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             num_output_channels,
             recorded[MODALITIES],
             conditioning=options["conditioning"],
+            affine_of=recorded.get(AFFINE_OF),
             deep_supervision=enable_deep_supervision,
         )
         return cls.extend_network(build, options, configuration_manager)
@@ -437,10 +454,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         super().on_train_epoch_end([{"loss": np.array(loss)} for loss in losses])
         self.print_to_log_file("terms", ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
         self.review(means)
-        if self.record is not None and any("/share_" in name for name in means):
-            warm_up = [row for row in self.record.rows if not any("/share_" in name for name in row)]
-            for warning in drift_warnings(warm_up, means):
-                self.print_to_log_file(f"WARNING: {warning}")
+        self._warn_of_adaptation(means)
         for logger in self.logger.loggers:
             for name, mean in means.items():
                 logger.log(name, mean, self.current_epoch)
@@ -452,6 +466,17 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             if self.last_batch is not None and (last or (self.current_epoch + 1) % self.picture_every == 0):
                 with torch.no_grad(), self._autocast():
                     self.draw(self.last_batch, Path(self.output_folder))
+
+    def _warn_of_adaptation(self, means: dict[str, float]) -> None:
+        """Once terms of adaptation pull: say where the target drifts, and which adversary is no match."""
+
+        def joined(row: dict[str, Any]) -> bool:
+            return any("/share_" in name for name in row)
+
+        if self.record is not None and joined(means):
+            warm_up = [row for row in self.record.rows if not joined(row)]
+            for warning in [*drift_warnings(warm_up, means), *adversary_warnings(means)]:
+                self.print_to_log_file(f"WARNING: {warning}")
 
     def on_epoch_end(self) -> None:
         """Keep the checkpoint that the label-free criterion prefers, where it is asked for."""

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from nnunet_crossmod.data import CrossModalBatch
 from nnunet_crossmod.losses import Game, detect, fool, probability_of_real
 from nnunet_crossmod.nn import ImageTranslator, flicker
 from nnunet_crossmod.training.collapse import collapse_warnings, foreground_variance
+from nnunet_crossmod.training.hyperparameters import Share
 from nnunet_crossmod.training.losses import Losses
 from nnunet_crossmod.training.trainer import CrossModalTrainer
 
@@ -37,8 +39,12 @@ class CollapseTerms(NamedTuple):
 class TranslatingTrainer(CrossModalTrainer):
     """Source scans are translated in the training step, with their labels; the segmenter sees them and real targets.
 
+    A share of the source stays as it is, so that a translation that goes wrong is never all that the segmenter knows.
     Intensities are augmented after the translation: the translator sees the scans as they are.
     """
+
+    raw_share: Share = 0.5
+    """Share of the source samples that the segmenter sees untranslated."""
 
     translates_scans = True
 
@@ -72,9 +78,11 @@ class TranslatingTrainer(CrossModalTrainer):
         raise NotImplementedError(f"{type(self).__name__} does not say how it translates")
 
     def as_segmented(self, batch: CrossModalBatch, translated: Tensor) -> CrossModalBatch:
-        """What the segmenter sees: translated source with the source's labels, and real target, both augmented."""
+        """What the segmenter sees: source, translated or not, with its labels, and real target, all augmented."""
         images, modality = batch.images.clone(), batch.modality.clone()
-        images[batch.source_rows] = translated
+        raw = torch.rand(len(translated), device=translated.device) < self.raw_share
+        source = images[batch.source_rows]
+        images[batch.source_rows] = torch.where(raw.view(-1, *[1] * (source.ndim - 1)), source, translated.to(source))
         if not self.keeps_modality:
             modality[batch.source_rows] = self.first_target
         return self.augmented(replace(batch, images=images, modality=modality))

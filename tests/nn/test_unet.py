@@ -127,3 +127,14 @@ def test_training_forward_compiles_without_a_graph_break() -> None:
         found, expected = compiled(x, modality, features=True), network(x, modality, features=True)
         for mine, theirs in zip(found.logits, expected.logits, strict=True):
             torch.testing.assert_close(mine, theirs)
+
+
+def test_a_modality_may_take_the_affine_of_another() -> None:
+    network = build(affine_of=[0, 0])
+    image = torch.randn(1, 1, 32, 32)
+    for norm in (m for m in network.modules() if isinstance(m, ConditionalInstanceNorm)):
+        torch.nn.init.normal_(norm.weight)
+    first, second = (network(image, torch.tensor([index])) for index in range(2))
+    torch.testing.assert_close(first, second)
+    for name, value in network.for_modality(1).items():
+        assert torch.equal(value, network.for_modality(0)[name]), name

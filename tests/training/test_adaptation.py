@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nnunet_crossmod.training import Losses
 from nnunet_crossmod.training.adaptation import EVERY, GradientShare
+from nnunet_crossmod.training.collapse import adversary_warnings
 from nnunet_crossmod.training.drift import drift_warnings, target_figures
 
 MakeTrainer = Callable[..., Any]
@@ -77,6 +78,18 @@ def test_a_structure_that_shrinks_after_the_warm_up_is_named() -> None:
     (warning,) = drift_warnings(rows, {"segmenter/volume_LV": 0.006, "segmenter/volume_RV": 0.04, "segmenter/sup": 0.1})
     assert warning.startswith("LV takes 0.6 % of the target's voxels, 2 % before adaptation began")
     assert drift_warnings([], {"segmenter/volume_LV": 0.006}) == []
+
+
+def test_an_adversary_that_is_no_match_is_named() -> None:
+    means = {
+        "discriminator/accuracy_main": 0.97,
+        "discriminator/accuracy_aux": 0.7,
+        "d1/accuracy": 0.51,
+        "d1/detect": 2,
+    }
+    strong, weak = adversary_warnings(means)
+    assert strong.startswith("the discriminator judges 97% correctly (accuracy_main)")
+    assert weak.startswith("the d1 judges 51% correctly")
 
 
 @pytest.mark.parametrize("share", [0.1, None])

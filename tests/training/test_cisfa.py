@@ -325,7 +325,7 @@ def test_a_collapsed_generator_is_told_and_a_healthy_one_is_not(
     trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in range(3)])
     assert "WARNING" not in capsys.readouterr().out
     with torch.no_grad():
-        trainer.translator.generator.up[-2].weight.zero_()
+        trainer.translator.generator.up[-1].bias.fill_(20)
     trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in range(3)])
     assert "WARNING: the generator has collapsed" in capsys.readouterr().out
 

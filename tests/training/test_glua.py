@@ -106,7 +106,7 @@ def test_stage_2_shows_the_segmenter_translated_source_and_real_target(
     make: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Poisoned raw source never arrives; the translator is in evaluation mode and gets no gradient."""
-    trainer = at(started(make()), 1)
+    trainer = at(started(make(raw_share=0.0)), 1)
     monkeypatch.setattr(trainer, "augmented", lambda batch: batch)
     shown = []
     network = trainer.network.forward
@@ -131,6 +131,17 @@ def test_stage_2_shows_the_segmenter_translated_source_and_real_target(
     assert (shown[0][0::2] == 3).all()
     assert torch.equal(shown[0][1::2], loaded["data"][1::2])
     assert all(torch.isfinite(value) for value in terms.values())
+
+
+def test_a_share_of_the_source_stays_as_it_is(make: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = at(started(make(raw_share=0.5)), 1)
+    monkeypatch.setattr(trainer, "augmented", lambda batch: batch)
+    batch = loaded_batch(trainer)
+    batch = batch.select(batch.source_rows).select((0,) * 40)
+    shown = trainer.as_segmented(batch, torch.full_like(batch.images, 3.0)).images.flatten(1)
+    raw = (shown == batch.images.flatten(1)).all(1)
+    assert ((shown == 3).all(1) == ~raw).all()
+    assert 5 < raw.sum() < 35
 
 
 def test_translated_source_keeps_its_labels_and_its_modality(make: MakeTrainer) -> None:
@@ -289,16 +300,16 @@ def test_d1_is_never_in_the_segmenters_optimiser_nor_moved_by_its_step(make: Mak
     assert all(torch.equal(w, trainer.bare_network.state_dict()[name]) for name, w in rest.items())
 
 
-def test_learning_rates_of_stage_2_fall_from_the_switch_on_and_those_of_stage_1_do_not(make: MakeTrainer) -> None:
+def test_the_segmenter_s_rate_falls_from_the_switch_on_and_its_opponents_do_not(make: MakeTrainer) -> None:
     trainer = started(make(num_epochs=4))
     rates = []
     for epoch in range(4):
         at(trainer, epoch)
         rates.append({p.name: p.optimizer.param_groups[0]["lr"] for p in trainer.players})
     assert {r["translator"] for r in rates} == {2e-4}
-    for name, full in (("segmenter", trainer.initial_lr), ("local_discriminator", 1e-4)):
-        found = [r[name] for r in rates]
-        assert found == pytest.approx([full, full, full, full * 0.5**0.9]), name
+    assert {r["local_discriminator"] for r in rates} == {1e-4}
+    full = trainer.initial_lr
+    assert [r["segmenter"] for r in rates] == pytest.approx([full, full, full, full * 0.5**0.9])
 
 
 # ---- going on --------------------------------------------------------------------------------------------------
