@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_crossmod.data import CrossModalBatch
-from nnunet_crossmod.losses import image_consistency_of_all, modality_consistency_of_all
+from nnunet_crossmod.data.batch import rows
+from nnunet_crossmod.losses import image_consistency_of_all, modality_consistency_of_all, trusted_dice_ce
 from nnunet_crossmod.nn import (
     ClassEmbeddings,
     ExternalAttention,
@@ -180,7 +181,21 @@ class EAMTrainer(CrossModalTrainer):
                 logits = attention.predict(seen.attention)
                 labels = labels_of_size(samples, logits.shape[2:])
                 terms.append(self.supervised_loss([logits], replace(samples, labels=(labels,))))
+        if batch.pseudo_labels is not None and batch.trusted is not None:
+            terms += self.taught(batch, outputs, batch.pseudo_labels, batch.trusted)
         return self.summed_over_scales(terms)
+
+    def taught(self, batch: CrossModalBatch, outputs: Outputs, labels: Tensor, trusted: Tensor) -> list[Tensor]:
+        """The target's semantic-aware maps segment as its teacher does, where it is sure, at every scale."""
+        of_target = [case for case in batch.cases if case.modality in self.block.target]
+        terms = []
+        for modality in self.block.target:
+            own = rows(tuple(i for i, case in enumerate(of_target) if case.modality == modality), labels.device)
+            for attention, seen in zip(self.attention(modality), outputs.maps.get(modality, []), strict=False):
+                logits = attention.predict(seen.attention)
+                sized = (labels_at(maps[own], logits.shape[2:]) for maps in (labels, trusted))
+                terms.append(self.teacher_share * trusted_dice_ce(logits, *sized))
+        return terms
 
     def image_consistency(self, outputs: Outputs) -> Tensor:
         """L_icr (Eq. 6-8, 11): the b-th samples of all modalities relate the classes alike, at every scale."""

@@ -89,6 +89,8 @@ class Method:
     teacher_momentum: Momentum = 0.99
     teacher_confidence: Share = 0.95
     """Confidence of the teacher that is always enough; below it, the median of the predicted class decides."""
+    teacher_mix: Share = 0.0
+    """Share of the target samples that get the structures of a source sample pasted in, with their labels."""
     adaptation_share: Share | None = 0.2
     """Largest gradient of an adaptation term as a share of the segmentation's; ``null``: the weights as they are."""
     adaptation_ramp: Share = 0.2

@@ -27,6 +27,7 @@ from nnunet_crossmod.data import (
     RegisteredDataLoader,
     RegisteredScans,
     spatial_part,
+    with_class_mix,
 )
 from nnunet_crossmod.errors import CrossmodError, report_errors_in_one_line
 from nnunet_crossmod.losses import marginalise, trusted_dice_ce
@@ -353,7 +354,8 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         assert self.teaching is not None
         with torch.no_grad(), self._autocast():
             target = batch.target
-            return batch.with_pseudo_labels(*self.teaching.label(target.images, target.modality, self.added_up))
+            batch = batch.with_pseudo_labels(*self.teaching.label(target.images, target.modality, self.added_up))
+        return with_class_mix(batch, self.teacher_mix) if self.teacher_mix > 0 else batch
 
     def _complete_objective(self, losses: Losses, batch: CrossModalBatch, outputs: Any) -> None:
         """What the base adds to the segmenter's terms: bounds for those of adaptation, the teacher's, figures."""

@@ -159,6 +159,20 @@ def test_without_annotation_the_source_guides_the_target(make_trainer: MakeTrain
     assert all(gradient.any() for gradient in gradients[scales:])
 
 
+def test_a_teacher_s_labels_reach_the_target_s_maps(make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer("EAMTrainer", teacher=True, teacher_start=0.0, teacher_ramp=0.0))
+    batch = make_batch(trainer)
+    outputs = trainer.forward(batch)
+    labels = torch.ones(1, *batch.images.shape[2:], dtype=torch.long)
+    without = trainer.auxiliary(batch, outputs)
+    unsure = trainer.auxiliary(batch.with_pseudo_labels(labels, torch.zeros_like(labels, dtype=torch.bool)), outputs)
+    taught = trainer.auxiliary(batch.with_pseudo_labels(labels, torch.ones_like(labels, dtype=torch.bool)), outputs)
+    torch.testing.assert_close(unsure, without)
+    assert taught > without
+    target = outputs.maps["lge"][0].attention
+    assert torch.autograd.grad(taught, target)[0].any()
+
+
 def test_consistency_does_not_depend_on_the_length_of_the_features(make_trainer: MakeTrainer) -> None:
     trainer = started(make_trainer("EAMTrainer"))
     outputs = trainer.forward(make_batch(trainer))

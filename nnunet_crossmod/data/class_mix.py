@@ -1,0 +1,85 @@
+"""Structures of labelled scans pasted into unlabelled ones, with their labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nnunet_crossmod.data.batch import CrossModalBatch
+
+__all__ = ["Mixed", "class_mix", "with_class_mix"]
+
+MARGIN = 4  # voxels around the structures that come along: an edge is learnt from both of its sides
+
+
+class Mixed(NamedTuple):
+    """``images`` (n, c, *s), ``labels`` (n, *s) and where they are ``trusted`` (n, *s), bool."""
+
+    images: Tensor
+    labels: Tensor
+    trusted: Tensor
+
+
+@torch.no_grad()
+def class_mix(
+    images: Tensor, labels: Tensor, trusted: Tensor, source: Tensor, source_labels: Tensor, classes: int
+) -> Mixed:
+    """Paste all structures of the i-th source sample, and a margin around them, into the i-th sample.
+
+    Args:
+        images: (n, c, *s).
+        labels: (n, *s), 0 … classes − 1, a teacher's.
+        trusted: (n, *s), bool.
+        source: fully annotated images (n, c, *s).
+        source_labels: (n, *s); values outside 0 … classes − 1 (padding, ignore) are not pasted.
+        classes: number of them, background included.
+
+    Source: Olsson et al. (ClassMix), WACV 2021, and Tranheden et al. (DACS), WACV 2021. Differs from them: all
+    structures are pasted, not a random half of the classes, and their surroundings with them.
+    """
+    known = (source_labels >= 0) & (source_labels < classes)
+    structures = (known & (source_labels > 0))[:, None].float()
+    pool = functional.max_pool2d if source.ndim == 4 else functional.max_pool3d
+    near = pool(structures, 2 * MARGIN + 1, 1, MARGIN)[:, 0] > 0
+    pasted = near & known
+    return Mixed(
+        torch.where(pasted[:, None], source, images),
+        torch.where(pasted, source_labels.to(labels.dtype), labels),
+        trusted | pasted,
+    )
+
+
+def with_class_mix(batch: CrossModalBatch, share: float) -> CrossModalBatch:
+    """The batch with structures of fully annotated source samples in a share of its unannotated target samples.
+
+    Args:
+        batch: with pseudo-labels of its target samples.
+        share: of the target samples, rounded; fewer where there are fewer samples to take structures from.
+    """
+    assert batch.pseudo_labels is not None
+    assert batch.trusted is not None
+    structures = set(batch.block.labels.values())
+    of_target = [row for row, case in enumerate(batch.cases) if case.modality in batch.block.target]
+    given = [
+        row
+        for row, case in enumerate(batch.cases)
+        if case.modality in batch.block.source and structures <= case.visible
+    ]
+    free = [(place, row) for place, row in enumerate(of_target) if not batch.cases[row].annotated]
+    pairs = list(zip(free, given, strict=False))[: round(share * len(of_target))]
+    images, labels, trusted = batch.images.clone(), batch.pseudo_labels.clone(), batch.trusted.clone()
+    for (place, row), origin in pairs:
+        mixed = class_mix(
+            images[row : row + 1],
+            labels[place : place + 1],
+            trusted[place : place + 1],
+            batch.images[origin : origin + 1],
+            batch.labels[0][origin : origin + 1],
+            len(structures) + 1,
+        )
+        images[row], labels[place], trusted[place] = (part[0] for part in mixed)
+    return replace(batch, images=images, pseudo_labels=labels, trusted=trusted)
