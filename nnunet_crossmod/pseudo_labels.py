@@ -71,9 +71,16 @@ def organ_patches(
 
 
 def dense_organ_patches(
-    features: Tensor, labels: Tensor, patch_size: Sequence[int], num_organs: int, embedding: Embedding = "mean"
+    features: Tensor,
+    labels: Tensor,
+    patch_size: Sequence[int],
+    num_organs: int,
+    embedding: Embedding = "mean",
+    least_voxels: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`organ_patches`, for organs 1 … num_organs, without asking which are present (no host sync).
+
+    An organ is present where at least ``least_voxels`` voxels carry its label: a single false one makes no patch.
 
     Returns:
         patches (n, num_organs, d) and ``present`` (n, num_organs); patches of absent organs hold no meaning.
@@ -90,6 +97,7 @@ def dense_organ_patches(
     organs = torch.arange(1, num_organs + 1, device=labels.device)
     masks = (labels[:, None] == organs.view(1, -1, *[1] * axes)).float()
     count = masks.flatten(2).sum(2)
+    present = count >= least_voxels
     within: list[Tensor] = []
     for axis, (length, width) in enumerate(zip(labels.shape[1:], size, strict=True)):
         along = masks.sum([2 + other for other in range(axes) if other != axis])
@@ -101,14 +109,14 @@ def dense_organ_patches(
     place = (sample, *within)
     cubes = features.movedim(1, -1)[place].movedim(-1, 2)
     if embedding == "flatten":
-        return cubes.flatten(2), count > 0
+        return cubes.flatten(2), present
     cubes = cubes.flatten(3)
     if embedding == "mean":
-        return cubes.mean(3), count > 0
+        return cubes.mean(3), present
     place = (sample, organs.view(1, -1, *[1] * axes) - 1, *within)
     weights = masks[place].flatten(2)
     weights = torch.where(weights.any(2, keepdim=True), weights, torch.ones_like(weights))
-    return (cubes * weights[:, :, None]).sum(3) / weights.sum(2)[..., None], count > 0
+    return (cubes * weights[:, :, None]).sum(3) / weights.sum(2)[..., None], present
 
 
 @torch.no_grad()

@@ -130,3 +130,10 @@ def test_shares_are_of_the_pixels_of_a_class() -> None:
 def test_one_prototype_alone_is_refused() -> None:
     with pytest.raises(ValueError, match="two prototypes"):
         self_paced(torch.randn(1, 3, 4), torch.randn(1, 3))
+
+
+def test_a_single_voxel_makes_no_patch_where_two_are_asked_for() -> None:
+    labels = torch.zeros(1, 8, 8, dtype=torch.long)
+    labels[0, 1, 1], labels[0, 5, 5:7] = 1, 2
+    _, present = dense_organ_patches(torch.rand(1, 3, 8, 8), labels, [2, 2], 2, "organ", least_voxels=2)
+    assert present.tolist() == [[False, True]]

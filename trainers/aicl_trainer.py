@@ -72,6 +72,7 @@ class AICLTrainer(CrossModalTrainer):
             "fpc_weight": 0.5,
             "csc_weight": 1.0,
             "patch_embedding": "mean",
+            "patch_least_voxels": 1,
             "reference": "none",
         }
     }
@@ -87,6 +88,8 @@ class AICLTrainer(CrossModalTrainer):
     patch_width: Literal["full", "literal"] = "full"
     """Width of the cube: PS (the stated size of the embedding), or 2 · PS (Eq. 3 as printed)."""
     patch_embedding: Embedding = "organ"
+    patch_least_voxels: Count = 2
+    """Voxels of F with an organ's label that make a patch."""
     csc_weight: Weight = 0.0
     """The paper's is 1. On the strong base it lowers the Dice of real targets at any weight, hence 0."""
     csc_temperature: Positive = 0.5
@@ -144,6 +147,7 @@ class AICLTrainer(CrossModalTrainer):
             self.feature_patch_size(),
             organs,
             self.patch_embedding,
+            self.patch_least_voxels,
         )
         if self.source_is_reference():
             patches = held(patches, batch.source_rows)

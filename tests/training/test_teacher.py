@@ -119,7 +119,7 @@ def test_it_joins_after_its_warm_up_and_labels_the_target_alone(make_trainer: Ma
 
 @pytest.mark.parametrize("name", ["AICLTrainer", "MPSCLTrainer", "EAMTrainer", "JointTrainer"])
 def test_any_trainer_can_have_one(name: str, make_trainer: MakeTrainer) -> None:
-    trainer = started(make_trainer(name, teacher=True, **AT_ONCE))
+    trainer = started(make_trainer(name, teacher=True, teacher_mix=1.0, **AT_ONCE))
     terms = trainer.train_step(next(trainer.dataloader_train))["terms"]
     assert torch.isfinite(terms["segmenter/teacher"])
     assert "segmenter/sup" in terms or "segmenter/seg" in terms
