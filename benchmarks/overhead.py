@@ -91,7 +91,8 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
     for name in args.trainers:
         kind = load_trainer(name)
         small = {} if args.full else dict(kind.presets.get("cpu", {}))
-        warm = {"warm_up": 0.0} if "warm_up" in kind._hyperparameter_types else {}
+        early = {"warm_up": 0.0, "adaptation_ramp": 0.0}
+        warm = {name: value for name, value in early.items() if name in kind._hyperparameter_types}
         first = build(kind, **small, **warm)
         for epoch in sorted({0, first.segmenter.first_epoch}):
             trainer = build(kind, **small, **warm) if epoch else first
@@ -138,7 +139,6 @@ def stepping(trainer: Any, loaded: dict[str, Any]) -> Callable[[], Any]:
     """One training step on the given batch."""
 
     def step() -> None:
-        trainer.iteration = 0
         trainer.train_step({**loaded, "target": list(loaded["target"])})
 
     return step
