@@ -43,6 +43,7 @@ ALLOWED = {
         "errors",
         "paths",
         "pseudo_labels",
+        "agreement",
     },
 }
 HEAVY = {"monai", "matplotlib", "pandas", "sklearn"}
