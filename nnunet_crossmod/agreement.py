@@ -21,6 +21,7 @@ from nnunet_crossmod.errors import CrossmodError
 
 __all__ = [
     "AGREEMENT",
+    "NEW_SCANS",
     "PICTURE",
     "agreement",
     "dice",
@@ -36,6 +37,8 @@ __all__ = [
 
 AGREEMENT, PICTURE = "agreement.csv", "kept.png"
 """What a round of self-training leaves: agreement per case and structure, and what was kept of the least agreed."""
+NEW_SCANS = "new_scans.csv"
+"""The same agreement for new scans, in the work folder of the self-training."""
 
 LabelMap = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]

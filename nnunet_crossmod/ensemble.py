@@ -53,13 +53,16 @@ def predict_by_all(
     """
     if device == "cpu":
         torch.set_num_threads(cores())
+    helpers = 0 if device == "cpu" else 3  # on the CPU they would take their cores from the prediction
     output.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix=".partial", dir=output) as staging:
         folders = [Path(staging) / str(number) for number in range(len(members))]
         for member, folder in zip(members, folders, strict=True):
             predictor = Predictor(member.folder, [member.fold], member.checkpoint, device=device, mirroring=mirroring)
-            predictor.predict_files(cases, modalities, folder, save_probabilities=True, readers=1, writers=1)
+            predictor.predict_files(
+                cases, modalities, folder, save_probabilities=True, readers=helpers, writers=helpers
+            )
         model = predictor.model
         plans, ending = PlansManager(model.plans), model.ending
         label_manager, reader_writer = plans.get_label_manager(model.dataset_json), plans.image_reader_writer_class()

@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
     _check(args)
     device = device_of(args.device)
 
+    from nnunet_crossmod.agreement import NEW_SCANS, least_agreed
     from nnunet_crossmod.compare import Comparison, read_method
     from nnunet_crossmod.ensemble import Member, predict_by_all
     from nnunet_crossmod.inference.scans import assign_modalities, find_cases
@@ -134,8 +135,10 @@ def run(args: argparse.Namespace) -> None:
         print("New scans by all of them: the same command with -i SCANS -o OUTPUT")
     else:
         members = [Member(model.run.results.parent, model.run.fold, model.checkpoint) for model in models]
-        predict_by_all(members, cases, modalities, args.output, device=device, mirroring=not args.disable_tta)
-        print(f"{args.output}: {len(cases)} cases predicted; how far the models agree: agreement.csv")
+        table = predict_by_all(members, cases, modalities, args.output, device=device, mirroring=not args.disable_tta)
+        table.to_csv(args.work / NEW_SCANS, index=False)
+        least = ", ".join(f"{case} {value:.3f}" for case, value in least_agreed(table).head(3).items())
+        print(f"{args.output}: {len(cases)} cases predicted; the models agree least on {least} (agreement.csv)")
         print(f"With reference labels: crossmod evaluate -d {args.dataset} -p {args.output} -g LABELS")
     print(f"Next: crossmod report -d {args.dataset} -i {args.work}")
 

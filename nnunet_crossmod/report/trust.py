@@ -10,6 +10,7 @@ import pandas as pd
 
 from nnunet_crossmod.agreement import (
     AGREEMENT,
+    NEW_SCANS,
     PICTURE,
     agreement,
     least_agreed,
@@ -44,6 +45,8 @@ def trust(
         groups += _of_scans(f"{method}, test scans", table, structures, dice)
     for file in sorted(work.glob(f"round*/{AGREEMENT}"), key=lambda file: int(file.parent.name.removeprefix("round"))):
         groups += _of_round(file, structures)
+    if (work / NEW_SCANS).is_file():
+        groups += _of_scans("New scans, by the models of the last round", _read(work / NEW_SCANS), structures, None)
     return Section("What to trust without labels", groups, notes=[NOTE] if groups else [])
 
 
@@ -87,7 +90,7 @@ def _of_scans(
 
 
 def _of_round(file: Path, structures: Sequence[str]) -> list[Group]:
-    table = pd.read_csv(file, dtype={"case": str, "modality": str, "structure": str})
+    table = _read(file)
     name = file.parent.name.replace("round", "Round ")
     columns = {"agreement": "between models", "before": "with the round before", "kept": "share kept"}
     means = table.groupby("structure")[list(columns)].mean().reindex(list(structures)).rename(columns=columns)
@@ -100,6 +103,10 @@ def _of_round(file: Path, structures: Sequence[str]) -> list[Group]:
         figure = Figure(picture(drawn, f"{name}: what was kept"), caption)
         groups.append(Group(f"{name}, what was kept", [figure], folded=True, wide=True))
     return groups
+
+
+def _read(file: Path) -> pd.DataFrame:
+    return cast("pd.DataFrame", pd.read_csv(file, dtype=dict.fromkeys(("case", "modality", "structure"), str)))
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:
