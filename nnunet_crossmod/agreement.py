@@ -29,6 +29,7 @@ __all__ = [
     "kept_voxels",
     "largest_component",
     "least_agreed",
+    "look_at_first",
     "majority",
     "pairwise_dice",
     "rank_correlation",
@@ -129,6 +130,12 @@ def least_agreed(table: pd.DataFrame) -> pd.Series[float]:
         table: one row per ``case`` and structure, with its ``agreement``; a case without any structure comes first.
     """
     return table.groupby("case")["agreement"].mean().sort_values(na_position="first")
+
+
+def look_at_first(table: pd.DataFrame, most: int = 3) -> str:
+    """The least agreed cases of such a table with their agreement, in words."""
+    least = least_agreed(table).head(most)
+    return ", ".join(f"{case} {'nothing found' if pd.isna(value) else f'{value:.3f}'}" for case, value in least.items())
 
 
 def rank_correlation(one: pd.Series[float], other: pd.Series[float]) -> float:

@@ -23,6 +23,7 @@ from nnunet_crossmod.agreement import (
     kept_share,
     kept_voxels,
     least_agreed,
+    look_at_first,
     majority,
     read_label_map,
 )
@@ -245,10 +246,9 @@ def shown(table: pd.DataFrame, number: int, models: int) -> str:
     means.loc["mean"] = means.mean()
     text = means.rename(columns=columns).map(lambda value: "–" if pd.isna(value) else f"{value:.3f}")
     text.index.name = None
-    least = ", ".join(f"{case} {value:.3f}" for case, value in least_agreed(table).head(3).items())
     return (
         f"\nRound {number}, {table['case'].nunique()} unlabelled scans, {models} models: agreement is Dice\n"
-        f"{text.to_string()}\nLeast agreed: {least}"
+        f"{text.to_string()}\nLeast agreed: {look_at_first(table)}"
     )
 
 

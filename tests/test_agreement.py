@@ -16,6 +16,7 @@ from nnunet_crossmod.agreement import (
     kept_voxels,
     largest_component,
     least_agreed,
+    look_at_first,
     majority,
     rank_correlation,
     read_label_map,
@@ -75,9 +76,11 @@ def test_the_largest_piece_alone_is_kept_of_structures_in_one_piece() -> None:
 
 def test_the_least_agreed_come_first() -> None:
     rows = [("a", 0.9), ("a", 0.7), ("b", 0.2), ("b", np.nan), ("c", np.nan)]
-    least = least_agreed(pd.DataFrame(rows, columns=["case", "agreement"]))
+    table = pd.DataFrame(rows, columns=["case", "agreement"])
+    least = least_agreed(table)
     assert list(least.index) == ["c", "b", "a"]
     assert least["a"] == pytest.approx(0.8)
+    assert look_at_first(table, most=2) == "c nothing found, b 0.200"
 
 
 def test_rank_correlation_over_the_cases_in_common() -> None:

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     _check(args)
     device = device_of(args.device)
 
-    from nnunet_crossmod.agreement import NEW_SCANS, least_agreed
+    from nnunet_crossmod.agreement import NEW_SCANS, look_at_first
     from nnunet_crossmod.compare import Comparison, read_method
     from nnunet_crossmod.ensemble import Member, predict_by_all
     from nnunet_crossmod.inference.scans import assign_modalities, find_cases
@@ -137,8 +137,7 @@ def run(args: argparse.Namespace) -> None:
         members = [Member(model.run.results.parent, model.run.fold, model.checkpoint) for model in models]
         table = predict_by_all(members, cases, modalities, args.output, device=device, mirroring=not args.disable_tta)
         table.to_csv(args.work / NEW_SCANS, index=False)
-        least = ", ".join(f"{case} {value:.3f}" for case, value in least_agreed(table).head(3).items())
-        print(f"{args.output}: {len(cases)} cases predicted; the models agree least on {least} (agreement.csv)")
+        print(f"{args.output}: {len(cases)} cases predicted, agreement in agreement.csv; least: {look_at_first(table)}")
         print(f"With reference labels: crossmod evaluate -d {args.dataset} -p {args.output} -g LABELS")
     print(f"Next: crossmod report -d {args.dataset} -i {args.work}")
 
