@@ -106,7 +106,7 @@ def _of_round(file: Path, structures: Sequence[str]) -> list[Group]:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    return cast("pd.DataFrame", pd.read_csv(file, dtype=dict.fromkeys(("case", "modality", "structure"), str)))
+    return pd.read_csv(file, dtype=dict.fromkeys(("case", "modality", "structure"), str))
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:

@@ -28,7 +28,8 @@ def test_the_mean_of_the_probabilities_decides(
     make_model: MakeModel, dataset: Path, nnunet: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    folder = make_model(folds=(0, 1))
+    folder = make_model(folds=(0,))
+    assert make_model(folds=(1,), seed=1) == folder
     scan = next((nnunet["nnUNet_raw"] / dataset.name / "imagesTs").glob("*lge_0000.nii.gz"))
     members = [Member(folder, fold, "checkpoint_final.pth") for fold in (0, 1)]
     told = predict_by_all(members, {"new": [scan]}, {"new": "lge"}, tmp_path / "out", device="cpu", mirroring=False)
