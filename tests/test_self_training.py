@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from nnunet_crossmod import compare, pseudo_dataset, self_training
+from nnunet_crossmod import compare, nnunet_runs, pseudo_dataset, self_training
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
@@ -193,6 +193,38 @@ def test_no_target_label_is_read(machine: Machine, dataset: Path, nnunet: dict[s
             file.write_bytes(content)
     written = {file.name: file.read_bytes() for file in (nnunet["nnUNet_raw"] / PSEUDO[0] / "labelsTr").iterdir()}
     assert written == expected
+
+
+@pytest.mark.slow
+def test_nnunet_preprocesses_and_trains_on_them(
+    machine: Machine, dataset: Path, nnunet: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+    monkeypatch.setattr(pseudo_dataset, "preprocess", nnunet_runs.preprocess)
+    assert call(tmp_path, "-p", "nnUNetPlans_tiny") == 0
+    made = nnunet["nnUNet_preprocessed"] / PSEUDO[0]
+    before, after = (nnUNetDatasetBlosc2(str(folder / "nnUNetPlans_2d")) for folder in (dataset, made))
+    block = CrossmodBlock.from_dataset_json(json.loads((made / "dataset.json").read_text()))
+    assert sorted(after.identifiers) == sorted(block.cases)
+    for name, case in block.cases.items():
+        (image, labels, *_), (same, pseudo, *_) = before.load_case(name), after.load_case(name)
+        np.testing.assert_array_equal(image[:], same[:])
+        assert (4 in pseudo[:]) == case.pseudo
+        assert np.array_equal(labels[:], pseudo[:]) != case.pseudo
+
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    planned = {**json.loads((made / "nnUNetPlans_tiny.json").read_text()), "continue_training": False}
+    kind = load_trainer("MeanTeacherTrainer")
+    trainer = kind(planned, "2d", 0, json.loads((made / "dataset.json").read_text()), torch.device("cpu"))
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    told = trainer.train_step(next(trainer.dataloader_train))
+    batch = trainer.last_batch
+    assert batch.target.annotations
+    assert (batch.target.labels[0] == 4).any()
+    assert torch.isfinite(told["loss"])
 
 
 def test_pseudo_labels_are_no_real_ones(
