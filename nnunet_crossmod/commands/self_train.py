@@ -156,3 +156,5 @@ def _check(args: argparse.Namespace) -> None:
         raise CrossmodError("-i and -o belong together: name the folder of new scans and that of their label maps")
     if args.input is not None and args.input.resolve() == args.output.resolve():
         raise CrossmodError(f"output folder {args.output} is the input folder: name another one")
+    if args.output is not None and args.output.is_file():
+        raise CrossmodError(f"output {args.output} is a file: name a folder")
