@@ -13,8 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_crossmod.commands.arguments import FINAL, add_device_argument, fold
-from nnunet_crossmod.commands.compare import check_numbers
+from nnunet_crossmod.commands.arguments import FINAL, add_training_arguments, check_numbers
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import device_of
 from nnunet_crossmod.plans import read_setting
@@ -22,23 +21,17 @@ from nnunet_crossmod.plans import read_setting
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of ``crossmod self-train``."""
-    parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="data set, id or name")
-    parser.add_argument("-c", dest="configuration", required=True, metavar="CONFIGURATION", help="2d, 3d_fullres, …")
-    parser.add_argument(
-        "-f", dest="folds", type=fold, nargs="+", default=[0], metavar="FOLD", help="folds, or all (default: 0)"
-    )
+    add_training_arguments(parser, "every model")
     parser.add_argument(
         "-tr",
         dest="trainer",
         required=True,
         metavar="TRAINER",
-        help='trainer that learns from pseudo-labels, or in quotes with hyper-parameters: "JointTrainer seed=1"',
+        help='trainer that learns from pseudo-labels, or in quotes with hyper-parameters: "JointTrainer gin=source"',
     )
     parser.add_argument(
         "--first", metavar="TRAINER", help="trainer of the models that give the first pseudo-labels (that of -tr)"
     )
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="plans (nnUNetPlans)")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="every one is a model; three or more")
     parser.add_argument(
         "-chk",
         dest="checkpoints",
@@ -64,20 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out-id", type=int, metavar="ID", help="of the first pseudo-labelled data set (the next that is free)"
     )
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="hyper-parameters of all models"
-    )
-    parser.add_argument("--preset", choices=["cpu"], help="cpu: network, batch and schedule for two cores and minutes")
-    parser.add_argument(
         "--work",
         type=Path,
         default=Path("crossmod_self_train"),
         metavar="FOLDER",
         help="gets predictions, tables and pictures (crossmod_self_train)",
-    )
-    add_device_argument(parser)
-    parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring, as nnU-Net's flag")
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="models trained side by side, sharing the cores (1)"
     )
     parser.add_argument("-i", dest="input", type=Path, metavar="FOLDER", help="new scans, to predict at the end")
     parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="gets their label maps")
@@ -143,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    check_numbers(args.folds, args.seeds or (), 1.0, args.jobs)
+    check_numbers(args.folds, args.seeds or (), args.jobs)
     if len(set(args.checkpoints)) < len(args.checkpoints):
         raise CrossmodError(f"-chk {' '.join(args.checkpoints)} names one twice: name each once")
     if args.rounds < 1:
