@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnunet_crossmod.data.image_files import read_image
 from nnunet_crossmod.errors import CrossmodError
 
 __all__ = [
@@ -151,7 +152,7 @@ def read_label_map(file: Path) -> LabelMap:
         CrossmodError: it is missing or damaged.
     """
     try:
-        label_map: LabelMap = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-    except RuntimeError as error:
-        raise CrossmodError(f"{file} cannot be read: remove it, and run the same command again") from error
+        label_map: LabelMap = sitk.GetArrayFromImage(read_image(file))
+    except CrossmodError as error:
+        raise CrossmodError(f"{file} is missing or damaged: remove it, and run the same command again") from error
     return label_map

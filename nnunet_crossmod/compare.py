@@ -390,6 +390,10 @@ class Comparison:
         record_path.write_text(json.dumps(made_by, indent=2) + "\n", encoding="utf-8")
         if len(predicted) >= number:
             return
+        if predicted:
+            unsure = max(predicted, key=lambda file: file.stat().st_mtime)
+            unsure.unlink()  # a prediction that was killed may have left it half-written
+            predicted.remove(unsure)
         predict(
             scans,
             folder,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 
 from nnunet_crossmod.agreement import (
     agreement,
@@ -93,6 +94,8 @@ def test_rank_correlation_over_the_cases_in_common() -> None:
 
 def test_a_damaged_prediction_is_named(tmp_path: Path) -> None:
     file = tmp_path / "a.nii.gz"
-    file.write_bytes(b"no image")
-    with pytest.raises(CrossmodError, match=r"a\.nii\.gz cannot be read: remove it"):
+    sitk.WriteImage(sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 4, (4, 30, 30), np.uint8)), str(file))
+    assert read_label_map(file).shape == (4, 30, 30)
+    file.write_bytes(file.read_bytes()[:-200])  # of a process that was killed
+    with pytest.raises(CrossmodError, match=r"a\.nii\.gz is missing or damaged: remove it"):
         read_label_map(file)

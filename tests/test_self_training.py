@@ -49,6 +49,8 @@ class Machine:
         shift = 0.3 * int(plans[-1]) if plans[-1].isdigit() else 0.3
         shift /= 3 if "pseudo" in dataset else 1
         for file in scans.glob("*_0000.nii.gz"):
+            if how["resume"] and (output / file.name.replace("_0000", "")).is_file():
+                continue
             image = sitk.ReadImage(str(file))
             voxels = sitk.GetArrayFromImage(image)
             voxels = (voxels - voxels.mean()) / voxels.std()
@@ -174,6 +176,19 @@ def test_it_goes_on_where_it_stopped(
     assert call(tmp_path) == 0
     steps = ("train MeanTeacherTrainer", "predict")
     assert machine.done == [f"{step} nnUNetPlans_seed1 {PSEUDO[0]}" for step in steps]
+
+
+def test_a_half_written_prediction_is_made_again(machine: Machine, tmp_path: Path) -> None:
+    assert call(tmp_path) == 0
+    predictions = next((tmp_path / "round1").glob("*/seed0_fold0/predictions"))
+    first, *_, last = sorted(predictions.iterdir(), key=lambda file: file.stat().st_mtime)
+    complete = last.read_bytes()
+    first.unlink()
+    last.write_bytes(complete[:-50])
+    machine.done = []
+    assert call(tmp_path) == 0
+    assert machine.done == [f"predict nnUNetPlans_seed0 {PSEUDO[0]}"]
+    assert last.read_bytes() == complete
 
 
 def test_no_target_label_is_read(machine: Machine, dataset: Path, nnunet: dict[str, Path], tmp_path: Path) -> None:
