@@ -20,6 +20,7 @@ COMMANDS = {
     "configure": "copy plans under a new name with hyper-parameters of your own",
     "modality-channel": "give new scans the modality channel that the networks read",
     "predict": "predict new scans: as modality-channel and nnUNetv2_predict, in one step",
+    "choose": "compare trained configurations without target labels",
     "export": "make a stock nnU-Net model for one modality, which needs nothing of this package",
     "translate": "source scans in the style of the target, by a trained generator",
     "evaluate": "Dice, HD95, ASSD and surface Dice per structure and modality of a folder of predictions",

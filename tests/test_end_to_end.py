@@ -57,8 +57,9 @@ def test_training_leaves_what_it_promises(results: Path) -> None:
     fold = results / "fold_0"
     for name in ("checkpoint_final.pth", "checkpoint_best.pth", "losses.jsonl", "losses.png", "progress.png"):
         assert (fold / name).is_file(), name
-    summary = json.loads((fold / "validation" / "summary.json").read_text())
-    assert any("lge" in case["prediction_file"] for case in summary["metric_per_case"])
+    for part, modality in (("validation", "cine"), ("validation_hidden", "lge")):
+        summary = json.loads((fold / part / "summary.json").read_text())
+        assert all(modality in Path(case["prediction_file"]).name for case in summary["metric_per_case"])
     assert not list(fold.glob("*.partial"))
 
 

@@ -56,6 +56,7 @@ from nnunet_crossmod.training.strong_base import resolve_augmentation
 from nnunet_crossmod.training.supervision import build_criterion
 from nnunet_crossmod.training.teacher import Teacher
 from nnunet_crossmod.training.terms import check_finite, mean_terms
+from nnunet_crossmod.training.validation import validate
 
 __all__ = ["CrossModalTrainer"]
 
@@ -409,9 +410,9 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         return -1 if ignore is None else int(ignore)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's, by the network that predicts."""
+        """nnU-Net's, by the network that predicts; scans whose labels training may not see are kept apart."""
         with self._predicting():
-            super().perform_actual_validation(save_probabilities)
+            validate(self, partial(super().perform_actual_validation, save_probabilities))
 
     # ---- the epoch ---------------------------------------------------------------------------------------------
 
