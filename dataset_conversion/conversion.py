@@ -15,7 +15,7 @@ from .command_line import add_common_arguments, read_shots
 from .command_line import main as run_as_script
 from .find_files import Findings
 from .preview import print_preview
-from .raw_dataset import RawDataset, Scan
+from .raw_dataset import RawDataset, Scan, in_order
 from .reuse import reuse_dataset
 from .roles import GENERAL_SPLITS, NamedSplits, TestChoice, annotate_shots, annotate_sources, choose_test_subjects
 from .writer import write_raw_dataset
@@ -148,7 +148,7 @@ class DataSet:
             name=self.name,
             scans=annotate_shots([self._with_label_map(scan, labels) for scan in scans], shots or {}, seed),
             labels=labels,
-            modalities=[*source, *target],
+            modalities=in_order([*source, *target]),
             source=source,
             target=target,
             registered=self.registered,

@@ -15,7 +15,7 @@ from nnunet_crossmod.errors import CrossmodError
 
 from .command_line import add_common_arguments, main, read_shots
 from .phantom_scans import APPEARANCE, LABELS, MODALITIES, Gap, scan_subject
-from .raw_dataset import Annotation, RawDataset, Scan
+from .raw_dataset import Annotation, RawDataset, Scan, in_order
 from .roles import annotate_shots
 from .writer import write_raw_dataset
 
@@ -89,7 +89,7 @@ def convert(
         name="Phantom",
         scans=annotate_shots(scans, dict.fromkeys(target, shots) if isinstance(shots, int) else shots, seed),
         labels=LABELS,
-        modalities=[*source, *target],
+        modalities=in_order([*source, *target]),
         source=source,
         target=target,
         registered=registered,

@@ -6,7 +6,7 @@ A conversion lists its :class:`Scan` objects in a :class:`RawDataset`; ``writer.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -18,7 +18,7 @@ from nnunet_crossmod.errors import CrossmodError
 
 from .splits import splits
 
-__all__ = ["FILE_ENDING", "Annotation", "Deferred", "RawDataset", "Scan", "Voxels", "place_of"]
+__all__ = ["FILE_ENDING", "Annotation", "Deferred", "RawDataset", "Scan", "Voxels", "in_order", "place_of"]
 
 FILE_ENDING = ".nii.gz"
 _CASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -82,6 +82,11 @@ class Scan:
         return place_of(self.label, f"the label of case {self.name!r}")
 
 
+def in_order(modalities: Iterable[str]) -> list[str]:
+    """Modalities by name, so that two directions of a data set number them alike."""
+    return sorted(sorted(modalities), key=str.casefold)
+
+
 @dataclass(frozen=True)
 class RawDataset:
     """What becomes ``DatasetXXX_Name``.
@@ -90,7 +95,7 @@ class RawDataset:
         name: the name after the id, letters, digits, ``_`` and ``-``.
         scans: the training and the test scans.
         labels: label name → value: background 0, then 1, 2, … without gaps.
-        modalities: all modalities; their order gives the values of the modality channel.
+        modalities: all modalities; their order gives the values of the modality channel (:func:`in_order`).
         source: the modalities with annotated scans.
         target: the other ones.
         label_map: value in the label files → value in ``labels``; several may share one; 0 stays 0. None where the

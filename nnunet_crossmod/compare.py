@@ -352,9 +352,6 @@ class Comparison:
         if (run.results / FINAL).is_file():
             return
         started = any((run.results / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best"))
-        if not started:
-            preprocessed = dataset_folder("nnUNet_preprocessed", self.dataset)
-            trained_on.write(run.results, trained_on.fingerprint(preprocessed, run.plans))
         train(
             self.dataset,
             self.configuration,

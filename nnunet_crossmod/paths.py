@@ -18,6 +18,7 @@ __all__ = [
     "let_nnunet_find_trainers",
     "load_trainer",
     "model_folder",
+    "models_of",
     "read_json",
     "trainer_names",
     "trainers_folder",
@@ -99,14 +100,20 @@ def find_dataset_json(dataset: int | str) -> Path:
         base = os.environ.get(variable)
         if base and any(Path(base).glob(f"{_pattern(dataset)}/dataset.json")):
             return dataset_folder(variable, dataset) / "dataset.json"
-    results = os.environ.get("nnUNet_results")  # noqa: SIM112 - nnU-Net's spelling
-    for file in sorted(Path(results).glob(f"{_pattern(dataset)}/*/dataset.json")) if results else ():
-        if "crossmod" in json.loads(file.read_bytes()):
+    for model in models_of(dataset):
+        file = model / "dataset.json"
+        if file.is_file() and "crossmod" in json.loads(file.read_bytes()):
             return file
     raise CrossmodError(
         f"data set {dataset} lies neither in $nnUNet_raw nor in $nnUNet_preprocessed, nor has $nnUNet_results a "
         "cross-modal model of it: set them as for nnU-Net, or name the dataset.json of a trained model"
     )
+
+
+def models_of(dataset: int | str) -> list[Path]:
+    """The folders of all trained models of a data set, nnU-Net's own among them; none where no results are named."""
+    results = os.environ.get("nnUNet_results")  # noqa: SIM112 - nnU-Net's spelling
+    return sorted(Path(results).glob(f"{_pattern(dataset)}/*__*__*")) if results else []
 
 
 def _pattern(dataset: int | str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,11 @@ def fingerprint(preprocessed: Path, plans: str) -> dict[str, Any]:
         plans: name of the plans.
 
     Returns:
-        ``block``, ``splits`` (``None`` where nnU-Net has not made them yet), ``labels`` (case → digest of the label
-        file), ``plans``, ``versions``.
+        ``block``, ``splits``, ``labels`` (case → digest of the label file), ``plans``, ``versions``; ``splits`` and
+        ``plans`` are ``None`` where there is no such file.
     """
     remedy = "plan again with nnUNetv2_plan_and_preprocess"
-    splits = preprocessed / "splits_final.json"
+    splits, planned = preprocessed / "splits_final.json", preprocessed / f"{plans}.json"
     return {
         "block": _digest(read_json(preprocessed / "dataset.json", remedy).get("crossmod")),
         "splits": _digest(read_json(splits, remedy)) if splits.is_file() else None,
@@ -43,21 +44,25 @@ def fingerprint(preprocessed: Path, plans: str) -> dict[str, Any]:
             path.name: hashlib.sha1(path.read_bytes()).hexdigest()
             for path in sorted((preprocessed / "gt_segmentations").glob("*"))
         },
-        "plans": _digest(read_json(preprocessed / f"{plans}.json", remedy)),
+        "plans": _digest(read_json(planned, remedy)) if planned.is_file() else None,
         "versions": {package: version(package) for package in ("nnunetv2", "nnunet-crossmod")},
     }
 
 
-def write(fold: Path, content: dict[str, Any]) -> None:
-    """Keep a :func:`fingerprint` in the folder of a fold, which is made if need be."""
-    fold.mkdir(parents=True, exist_ok=True)
+def write(fold: Path, content: Mapping[str, Any]) -> None:
+    """Keep a :func:`fingerprint` in the folder of a fold."""
     (fold / RECORD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def check(fold: Path, current: dict[str, Any]) -> None:
+def check(fold: Path, current: Mapping[str, Any], names: Collection[str] = tuple(TITLES)) -> None:
     """Compare a trained or half-trained model with what it would be trained on now.
 
-    A model without a record, which ``nnUNetv2_train`` trained, is compared by the ``dataset.json`` beside it alone.
+    A model without a record, of an earlier version, is compared by the ``dataset.json`` beside it alone.
+
+    Args:
+        fold: folder of the model's fold.
+        current: :func:`fingerprint` of now.
+        names: what of it must not differ.
 
     Raises:
         CrossmodError: something differs; the message says what.
@@ -71,7 +76,7 @@ def check(fold: Path, current: dict[str, Any]) -> None:
     else:
         return
     for name, value in recorded.items():
-        if value != current[name]:
+        if name in names and value != current[name]:
             raise CrossmodError(f"{fold} was trained on {TITLES[name]}{_first(value, current[name])}: {remedy}")
 
 

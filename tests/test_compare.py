@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from nnunet_crossmod import compare, nnunet_runs
+from nnunet_crossmod import compare, nnunet_runs, trained_on
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.compare import read_method, roles_of
 from nnunet_crossmod.errors import CrossmodError
@@ -43,6 +43,7 @@ class Commands:
         model = f"{trainer}__{plans}__{configuration}"
         fold = Path(os.environ["nnUNet_results"]) / self.raw.name / model / f"fold_{how['fold']}"  # noqa: SIM112
         fold.mkdir(parents=True, exist_ok=True)
+        trained_on.write(fold, trained_on.fingerprint(self.preprocessed, plans))
         (fold / "checkpoint_final.pth").touch()
 
     def predict(

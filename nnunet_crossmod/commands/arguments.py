@@ -83,8 +83,8 @@ def add_modality_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Declare nnU-Net's flags that name a trained model."""
+def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> Any:
+    """Declare nnU-Net's flags that name a trained model; returns the group of ``-d`` and ``--model-folder``."""
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("-d", dest="dataset", metavar="DATASET", help="id or name of the data set")
     model.add_argument(
@@ -98,6 +98,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = Fals
     parser.add_argument(
         "-f", dest="folds", nargs="+", type=fold, metavar="FOLD", help="folds, or all (default: the trained ones)"
     )
+    return model
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, models: str) -> None:

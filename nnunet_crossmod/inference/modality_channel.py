@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_
 from nnunet_crossmod.data.modality_channel import CHANNEL_NAME, channel_file, modality_channel
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.scans import find_cases, known_modality
+from nnunet_crossmod.paths import models_of, read_json
 
-__all__ = ["Contract", "add_modality_channel"]
+__all__ = ["Contract", "add_modality_channel", "check_models"]
 
 
 class Contract(NamedTuple):
@@ -44,6 +45,29 @@ class Contract(NamedTuple):
             raise CrossmodError(f"{dataset_json} is not valid JSON ({error}): restore it, or convert again") from error
         except KeyError as error:
             raise CrossmodError(f"{dataset_json} has no {error}: convert the data set again") from error
+
+
+def check_models(dataset: int | str, modalities: Sequence[str], dataset_json: Path) -> None:
+    """Refuse where a trained model of the data set numbers modalities otherwise.
+
+    Args:
+        dataset: id or name.
+        modalities: in the order of ``dataset_json``.
+        dataset_json: for the message.
+
+    Raises:
+        CrossmodError: a model was trained on another order.
+    """
+    for model in models_of(dataset):
+        if not (model / "plans.json").is_file():
+            continue
+        recorded = read_json(model / "plans.json", "train it again").get("crossmod", {})
+        order = recorded.get("modalities", list(modalities))
+        if order != list(modalities):
+            raise CrossmodError(
+                f"{model.name} numbers modalities in the order {', '.join(order)}, {dataset_json} in the order "
+                f"{', '.join(modalities)}: say which model will read the scans, with -tr, -p and -c, or --model-folder"
+            )
 
 
 def add_modality_channel(

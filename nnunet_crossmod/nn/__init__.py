@@ -1,6 +1,7 @@
 """Networks and their blocks: they know tensors, not configurations."""
 
 from nnunet_crossmod.nn.aligned_unet import AlignedFeatureMaps, AlignedUNet, FeatureSide, build_aligned_unet
+from nnunet_crossmod.nn.border import has_empty_border
 from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext, conditional_instance_norm
 from nnunet_crossmod.nn.discriminators import (
     DiscriminatorDesign,
@@ -64,6 +65,7 @@ __all__ = [
     "flicker",
     "from_slices",
     "from_unit",
+    "has_empty_border",
     "local_feature_mask",
     "read_modality",
     "semantic_correlations",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from pydoc import locate
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
@@ -14,12 +15,21 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError
+from nnunet_crossmod.nn.border import has_empty_border
 from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext
 from nnunet_crossmod.nn.stock_state import stock_state_of_parts
 
 __all__ = ["Conditioning", "FeatureMaps", "ModalityUNet", "build_unet", "read_modality"]
 
+Network = TypeVar("Network", bound="ModalityUNet")
 Conditioning = Literal["none", "encoder", "all"]
+
+
+UNCROPPED = (
+    "the scan has an empty border, which no training scan has: is its modality channel a constant over the whole "
+    "array? nnU-Net then crops nothing, and predictions change: make it with crossmod modality-channel, or in Python "
+    "with nnunet_crossmod.data.add_modality_channel"
+)
 
 
 class FeatureMaps(NamedTuple):
@@ -76,6 +86,14 @@ class ModalityUNet(nn.Module):
         self.image_channels = image_channels
         self.modalities = tuple(modalities)
         self.context = context
+        self.expects_crop = False
+        """Whether no training scan has an empty border: one that has was not cropped, which is worth a warning."""
+        self._looks = False
+
+    def train(self: Network, mode: bool = True) -> Network:
+        """As PyTorch's; nnU-Net calls ``eval()`` before every scan, whose first tile is then looked at."""
+        self._looks = self.expects_crop and not mode
+        return super().train(mode)
 
     def forward(
         self,
@@ -115,6 +133,9 @@ class ModalityUNet(nn.Module):
                     'modality channel: add it with "crossmod modality-channel -i SCANS -o INPUT -m MODALITY -d DATASET"'
                 )
             modality = read_modality(x[:, -1], self.modalities)
+            if self._looks and has_empty_border(x[:, :-1], x[:, -1]):
+                warnings.warn(UNCROPPED, stacklevel=2)
+            self._looks = False
             x = x[:, :-1]
         return x, modality
 

@@ -35,6 +35,7 @@ from nnunet_crossmod.nn import build_unet
 from nnunet_crossmod.precision import autocast, processor_has_bf16
 from nnunet_crossmod.training import hyperparameters
 from nnunet_crossmod.training.adaptation import GradientShare
+from nnunet_crossmod.training.borders import all_fill_their_box
 from nnunet_crossmod.training.checkpoints import read_addition, write_checkpoint
 from nnunet_crossmod.training.collapse import adversary_warnings
 from nnunet_crossmod.training.drift import drift_warnings, target_figures
@@ -50,6 +51,7 @@ from nnunet_crossmod.training.method import Method
 from nnunet_crossmod.training.optimizers import build_optimizer
 from nnunet_crossmod.training.player import Player, only_trainable
 from nnunet_crossmod.training.record import LossRecord
+from nnunet_crossmod.training.resuming import check_resumed, keep_record, resuming
 from nnunet_crossmod.training.schedule import LatePolyLR
 from nnunet_crossmod.training.selection import CHECKPOINT, LabelFreeSelection
 from nnunet_crossmod.training.strong_base import resolve_augmentation
@@ -64,6 +66,7 @@ MODALITIES = "modalities"  # the entries of the plans' "crossmod" that are no hy
 TARGET_MODALITIES = "target_modalities"
 AFFINE_OF = "affine_of"
 FIGURES_EVERY = 5  # steps
+EXPECTS_CROP = "expects_crop"
 
 
 class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
@@ -85,7 +88,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
     ) -> None:
         report_errors_in_one_line()
         self.block = CrossmodBlock.from_dataset_json(dataset_json)
-        recorded = (MODALITIES, TARGET_MODALITIES, AFFINE_OF)
+        recorded = (MODALITIES, TARGET_MODALITIES, AFFINE_OF, EXPECTS_CROP)
         overrides = {name: value for name, value in plans.get("crossmod", {}).items() if name not in recorded}
         where = f"{plans['plans_name']}.json"
         options = hyperparameters.resolve(type(self), self._hyperparameter_types, overrides, where)
@@ -185,7 +188,9 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             affine_of=recorded.get(AFFINE_OF),
             deep_supervision=enable_deep_supervision,
         )
-        return cls.extend_network(build, options, configuration_manager)
+        network = cls.extend_network(build, options, configuration_manager)
+        network.expects_crop = recorded.get(EXPECTS_CROP, False)
+        return network
 
     # ---- setting up --------------------------------------------------------------------------------------------
 
@@ -195,6 +200,8 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             torch.manual_seed(self.seed)
             np.random.seed(self.seed)
         super().initialize()
+        network: Any = self.bare_network
+        network.expects_crop = False  # whatever a training shows it is cropped
         check_role_sizes(self.block, self._seen_of_all(), self.batch_size, self._target_samples())
         gathered = self.is_ddp and self.gathers_dice()
         ignore, batch_dice = self.label_manager.ignore_label, self.configuration_manager.batch_dice
@@ -418,7 +425,12 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
 
     def on_train_start(self) -> None:
         """Nothing is trained before the input was found right; the record begins where the training does."""
+        check_resumed(self)
+        scans = infer_dataset_class(self.preprocessed_dataset_folder)(self.preprocessed_dataset_folder)
+        fills = all_fill_their_box(scans, self.do_split()[0], self.configuration_manager.patch_size)
+        self.plans_manager.plans["crossmod"][EXPECTS_CROP] = fills
         super().on_train_start()
+        keep_record(self)
         if self.device.type == "cpu":
             self.print_to_log_file(
                 f"Training on the CPU in {'bfloat16 mixed' if self.uses_bf16 else 'single'} precision (cpu_bf16)"
@@ -514,17 +526,18 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             checkpoint["network_weights"] = self.teaching.network.state_dict()
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Continue every player where it stopped."""
+        """Continue every player where it stopped, with the rates of the plans."""
         saved = read_addition(filename_or_checkpoint, self.device)
-        super().load_checkpoint(filename_or_checkpoint)
-        self.heads.load_state_dict(saved["heads"])
-        for player in self._opponents():
-            player.load_state_dict(saved["players"][player.name])
-        if self.gradient_share is not None:
-            self.gradient_share.load_state_dict(saved.get("gradient_share", {}))
-        if self.teaching is not None:
-            self.bare_network.load_state_dict(saved["student"])
-            self.teaching.load_state_dict(saved["teacher"])
+        with resuming(self, filename_or_checkpoint, saved):
+            super().load_checkpoint(filename_or_checkpoint)
+            self.heads.load_state_dict(saved["heads"])
+            for player in self._opponents():
+                player.load_state_dict(saved["players"][player.name])
+            if self.gradient_share is not None:
+                self.gradient_share.load_state_dict(saved.get("gradient_share", {}))
+            if self.teaching is not None:
+                self.bare_network.load_state_dict(saved["student"])
+                self.teaching.load_state_dict(saved["teacher"])
 
     def _opponents(self) -> list[Player]:
         return [player for player in self.players if player.optimizer is not self.optimizer]

@@ -17,7 +17,7 @@ from support import check_integrity
 from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import command_line, writer
 from nnunet_crossmod.dataset_conversion.command_line import read_shots
-from nnunet_crossmod.dataset_conversion.raw_dataset import RawDataset, Scan
+from nnunet_crossmod.dataset_conversion.raw_dataset import RawDataset, Scan, in_order
 from nnunet_crossmod.dataset_conversion.roles import annotate_shots
 from nnunet_crossmod.dataset_conversion.writer import write_raw_dataset
 from nnunet_crossmod.errors import CrossmodError
@@ -496,3 +496,9 @@ def test_a_script_tells_errors_in_one_line(capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert "What it does." in shown
     assert "More." not in shown
+
+
+def test_the_order_of_modalities_does_not_depend_on_their_roles() -> None:
+    assert (
+        in_order(["LGE", "bSSFP", "T1", "t1"]) == in_order(["t1", "T1", "bSSFP", "LGE"]) == ["bSSFP", "LGE", "T1", "t1"]
+    )

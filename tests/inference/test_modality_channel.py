@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 from small_scans import BOX, SHAPE, filled, image_of
 
+from nnunet_crossmod.cli import main
 from nnunet_crossmod.commands import modality_channel as command
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.modality_channel import add_modality_channel
@@ -275,3 +276,37 @@ def test_the_command_line(place: Workplace, capsys: pytest.CaptureFixture[str]) 
     command.run(parser.parse_args(words))
     assert (place.output / "a_0001.nii.gz").is_file()
     assert "mr scans ready for nnUNetv2_predict: 1" in capsys.readouterr().out
+
+
+def swapped(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A model that was trained before source and target, and with them the order, were swapped; the command's words."""
+    content = json.loads(place.dataset_json.read_text())
+    content["crossmod"]["modalities"] = ["ct", "mr"]
+    model = place.root / "results" / "Dataset011_A" / "AICLTrainer__nnUNetPlans__2d"
+    raw = place.root / "raw" / "Dataset011_A"
+    for folder, described in ((model, content), (raw, json.loads(place.dataset_json.read_text()))):
+        folder.mkdir(parents=True)
+        (folder / "dataset.json").write_text(json.dumps(described))
+    (model / "plans.json").write_text(json.dumps({"crossmod": {"modalities": ["ct", "mr"]}}))
+    monkeypatch.setenv("nnUNet_raw", str(place.root / "raw"))
+    monkeypatch.setenv("nnUNet_results", str(place.root / "results"))
+    return ["modality-channel", "-i", str(place.scans), "-o", str(place.output), "-m", "mr", "-d", "11"]
+
+
+def test_the_model_numbers_the_modalities(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.save("a.nii.gz")
+    words = swapped(place, monkeypatch)
+    assert main([*words, "-tr", "AICLTrainer", "-c", "2d"]) == 0
+    channel = sitk.ReadImage(str(place.output / "a_0001.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(channel), filled(*BOX, value=2))
+
+
+def test_a_data_set_whose_models_number_otherwise_is_not_enough(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.save("a.nii.gz")
+    assert main(swapped(place, monkeypatch)) == 1
+    said = capsys.readouterr().err
+    assert "AICLTrainer__nnUNetPlans__2d numbers modalities in the order ct, mr" in said
+    assert "-tr, -p and -c" in said
+    assert not place.output.exists()
