@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["reuse_dataset"]
 
+UNLABELLED = "unlabelledTr"
+"""Not ``labelsTr``: where that exists, nnU-Net takes it for the reference labels of all cases."""
+
 
 def reuse_dataset(
     base_id: int,
@@ -203,7 +206,7 @@ def _share_files(
             if label_file is not None:
                 link_or_copy(label_file, complete / "labelsTs" / f"{name}{FILE_ENDING}")
             continue
-        label_path = f"labelsTr/{name}{FILE_ENDING}"
+        label_path = f"{UNLABELLED}/{name}{FILE_ENDING}"
         if files.label is not None:
             label_path = os.path.relpath(files.label, folder)
         else:

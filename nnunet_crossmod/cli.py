@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": "write a data set as nnU-Net raw with its crossmod block",
     "inspect": "what a raw data set holds: a table, and a sheet with one slice per scan",
     "configure": "copy plans under a new name with hyper-parameters of your own",
+    "adapt-weights": "make an existing nnU-Net model's weights the start of a training",
     "modality-channel": "give new scans the modality channel that the networks read",
     "predict": "predict new scans: as modality-channel and nnUNetv2_predict, in one step",
     "choose": "compare trained configurations without target labels",

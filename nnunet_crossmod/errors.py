@@ -8,6 +8,12 @@ from types import TracebackType
 __all__ = ["CrossmodError", "UnsupportedError", "report_errors_in_one_line"]
 
 
+PRETRAINED = (
+    "these pretrained weights do not fit as they are ({}): crossmod adapt-weights -i FILE.pth -o ADAPTED.pth with the "
+    "-d, -c, -tr and -p of this training makes them fit; then -pretrained_weights ADAPTED.pth"
+)
+
+
 class CrossmodError(ValueError):
     """Wrong input, told in one line that names the case, the file and the remedy."""
 
@@ -20,7 +26,8 @@ def report_errors_in_one_line() -> None:
     """Let a :class:`CrossmodError` that ends the process print its one line instead of a traceback.
 
     nnU-Net's commands have no place of their own for this: an exception raised inside ``nnUNetv2_train`` would bury
-    the remedy under forty lines of frames. Every other exception keeps its traceback, and the exit code stays 1.
+    the remedy under forty lines of frames. So does nnU-Net's refusal of pretrained weights. Every other exception keeps
+    its traceback, and the exit code stays 1.
     """
     previous = sys.excepthook
     if getattr(previous, "reports_crossmod_errors", False):
@@ -29,6 +36,8 @@ def report_errors_in_one_line() -> None:
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if issubclass(kind, CrossmodError):
             print(f"Error: {error}", file=sys.stderr)
+        elif issubclass(kind, AssertionError) and "retrained model" in str(error):
+            print(f"Error: {PRETRAINED.format(str(error).partition('. ')[0])}", file=sys.stderr)
         else:
             previous(kind, error, traceback)
 

@@ -66,6 +66,9 @@ def _as_planned(configuration: dict[str, Any]) -> None:
     """The network, patch and batch that nnU-Net planned."""
 
 
+SIZES = ("architecture", "patch_size", "batch_size")
+"""What a preset changes of a configuration."""
+
 PRESETS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], None]]] = {
     "cpu": (CPU_HYPERPARAMETERS, _shrink_for_cpu),
     "paper": (PAPER_HYPERPARAMETERS, _as_planned),
@@ -126,10 +129,13 @@ def configure(
             raise CrossmodError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         hyperparameters, adapt = PRESETS[preset]
         for key, planned in copy["configurations"].items():
-            if "architecture" in planned:
-                adapt(planned)
-            elif "inherits_from" not in planned:
+            before = resolved_configuration(plans, key)
+            if "architecture" not in before:
                 raise CrossmodError(f"configuration {key} of {plans['plans_name']} has no network: plan it again")
+            after = deepcopy(before)
+            adapt(after)
+            if after != before and any(name in planned for name in SIZES):
+                planned.update({name: after[name] for name in SIZES})
     copy["crossmod"] = {**copy.get("crossmod", {}), **hyperparameters, **settings}
     if batch_size is not None and batch_size < 1:
         raise CrossmodError(f"-b {batch_size} must be at least 1")
@@ -137,7 +143,11 @@ def configure(
     for key, planned in copy["configurations"].items():
         inherited = resolved_configuration(copy, key)
         axes = len(inherited["patch_size"])
-        if "previous_stage" in inherited or (configurations and key not in configurations):
+        if configurations and key not in configurations:
+            continue
+        if "previous_stage" in inherited:
+            if configurations:
+                raise CrossmodError(f"{key} is a cascade, which cross-modal trainers do not do: leave it out of -c")
             continue
         if batch_size is not None and (configurations or "batch_size" in planned):
             planned["batch_size"] = batch_size

@@ -15,6 +15,7 @@ from support import architecture
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.nn import build_unet
 from nnunet_crossmod.plans import configure, read_setting, write_plans
+from nnunet_crossmod.training.input_check import planned_configuration
 
 
 def network(axes: int, kind: str = "PlainConvUNet") -> dict[str, Any]:
@@ -84,6 +85,28 @@ def test_a_configuration_that_inherits_gets_its_own_batch_and_patch() -> None:
     plans["configurations"]["2d"]["inherits_from"] = "2d_small"
     with pytest.raises(CrossmodError, match="cannot inherit from"):
         configure(plans, "mine", {})
+
+
+def test_a_preset_shrinks_what_a_configuration_that_inherits_has_of_its_own() -> None:
+    plans = deepcopy(PLANS)
+    plans["configurations"]["2d_wide"] = {"inherits_from": "2d", "patch_size": [1024, 1024], "batch_size": 20}
+    plans["configurations"]["2d_same"] = {"inherits_from": "2d_wide", "spacing": [1, 1]}
+    shrunk = configure(plans, "cpu", {}, preset="cpu")["configurations"]
+    assert math.prod(shrunk["2d_wide"]["patch_size"]) <= 128**2
+    assert shrunk["2d_wide"]["batch_size"] == shrunk["2d"]["batch_size"]
+    assert shrunk["2d_wide"]["architecture"] == shrunk["2d"]["architecture"]
+    assert shrunk["2d_same"] == plans["configurations"]["2d_same"]
+    assert configure(plans, "paper", {}, preset="paper")["configurations"] == plans["configurations"]
+
+
+@pytest.mark.parametrize("key", ["3d_cascade_fullres", "3d_cascade_large"])
+def test_a_cascade_is_refused_where_it_is_named(key: str) -> None:
+    plans = deepcopy(PLANS)
+    plans["configurations"]["3d_cascade_large"] = {"inherits_from": "3d_cascade_fullres", "batch_size": 8}
+    with pytest.raises(CrossmodError, match=f"{key} is a cascade"):
+        configure(plans, "mine", {}, batch_size=2, configurations=[key])
+    with pytest.raises(CrossmodError, match=f"{key} is a cascade"):
+        planned_configuration(plans, key)
 
 
 @pytest.mark.parametrize("name", ["nnUNetPlans", "a b", "a__b"])

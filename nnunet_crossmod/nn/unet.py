@@ -127,7 +127,13 @@ class ModalityUNet(nn.Module):
     def read_input(self, x: Tensor, modality: Tensor | None) -> tuple[Tensor, Tensor]:
         """Images and modality of what :meth:`forward` is given."""
         if modality is None:
-            if x.shape[1] != self.image_channels + 1:
+            if x.shape[1] > self.image_channels + 1:
+                raise CrossmodError(
+                    f"got {x.shape[1]} input channels, expected {self.image_channels} image channel(s) and the "
+                    "modality channel: this is no cascade, so leave out -prev_stage_predictions; or take out a channel "
+                    "too many"
+                )
+            if x.shape[1] < self.image_channels + 1:
                 raise CrossmodError(
                     f"got {x.shape[1]} input channel(s), expected {self.image_channels} image channel(s) and the "
                     'modality channel: add it with "crossmod modality-channel -i SCANS -o INPUT -m MODALITY -d DATASET"'

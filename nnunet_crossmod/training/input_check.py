@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunet_crossmod.data import Case, CrossmodBlock, check_batch_size
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError
 from nnunet_crossmod.plans import resolved_configuration
+from nnunet_crossmod.training.loading import check_fold
 
-__all__ = ["check_input", "check_role_sizes", "mixed_orientations", "planned_configuration"]
+__all__ = [
+    "check_fold_of",
+    "check_input",
+    "check_role_sizes",
+    "mixed_orientations",
+    "planned_configuration",
+    "unlike_plans",
+]
 
 
 def planned_configuration(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
@@ -44,7 +54,8 @@ def check_input(
     """Check channels and preprocessed data.
 
     Raises:
-        CrossmodError: no modality channel, or data that is not preprocessed, or other cases than the block names.
+        CrossmodError: no modality channel, data that is not preprocessed, or with other plans, or other cases than the
+            block names.
     """
     channels = list(dataset_json.get("channel_names", {}).values())
     if len(channels) < 2 or channels[-1].casefold() != "nonorm":
@@ -64,6 +75,54 @@ def check_input(
             f"{folder} is empty or half-written: run nnUNetv2_preprocess -c {configuration} again"
         ) from error
     CrossmodBlock.from_dataset_json(dataset_json).check_files(kind.get_identifiers(str(folder)), str(folder))
+    if difference := unlike_plans(kind(str(folder)), plans, planned):
+        raise CrossmodError(
+            f"{folder} was not preprocessed with {plans['plans_name']}.json ({difference}): run nnUNetv2_preprocess "
+            f"-d {plans['dataset_name']} -plans_name {plans['plans_name']} -c {configuration}"
+        )
+
+
+def unlike_plans(scans: Any, plans: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
+    """By what preprocessed scans show that they were made with other plans; empty where nothing shows.
+
+    Spacing is compared by the shape of every scan, normalisation by the z-scores of the first.
+
+    Args:
+        scans: nnU-Net's data set of the preprocessed folder.
+        plans: that training uses.
+        planned: their configuration, with what it inherits.
+    """
+    for number, name in enumerate(scans.identifiers):
+        data, _, _, properties = scans.load_case(name)
+        original = [properties["spacing"][axis] for axis in plans["transpose_forward"]]
+        spacing = [*original[: 3 - len(planned["spacing"])], *planned["spacing"]]
+        expected = compute_new_shape(properties["shape_after_cropping_and_before_resampling"], original, spacing)
+        if list(data.shape[1:]) != expected.tolist():
+            wanted = " × ".join(f"{length:.3g}" for length in planned["spacing"])
+            return (
+                f"{name} is of {_product(data.shape[1:])} voxels there, of {_product(expected)} at the plans' spacing "
+                f"of {wanted} mm"
+            )
+        schemes = planned["normalization_schemes"]
+        if len(schemes) != len(data):
+            return f"{name} has {len(data)} channels there, {len(schemes)} in the plans"
+        if number == 0:
+            for index, scheme in enumerate(schemes):
+                values = np.asarray(data[index], dtype=np.float64)
+                mean, deviation = values.mean(), values.std()
+                if scheme == "ZScoreNormalization" and not (abs(mean) < 0.2 and 0.5 < deviation < 1.2):
+                    return f"channel {index} of {name} has mean {mean:.3g} ± {deviation:.3g}, the plans want z-scores"
+    return ""
+
+
+def _product(shape: Iterable[int]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def check_fold_of(plans: Mapping[str, Any], fold: int | str) -> None:
+    """As :func:`~.loading.check_fold`, of the preprocessed data set that the plans are of."""
+    if nnUNet_preprocessed.is_set():
+        check_fold(Path(nnUNet_preprocessed) / plans["dataset_name"] / "splits_final.json", fold)
 
 
 def check_role_sizes(

@@ -40,6 +40,7 @@ from nnunet_crossmod.training.checkpoints import read_addition, write_checkpoint
 from nnunet_crossmod.training.collapse import adversary_warnings
 from nnunet_crossmod.training.drift import drift_warnings, target_figures
 from nnunet_crossmod.training.input_check import (
+    check_fold_of,
     check_input,
     check_role_sizes,
     mixed_orientations,
@@ -97,6 +98,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         self._set(options)
         planned = planned_configuration(plans, configuration)
         self._check(plans, configuration, planned, dataset_json)
+        check_fold_of(plans, fold)
         # the network is built from the plans alone, also at inference: they record what was trained
         plans["crossmod"] = {
             **options,

@@ -117,7 +117,7 @@ def test_nnunet_finds_no_fault(tree: Path) -> None:
 
 def test_other_sequences_and_test_patients(tree: Path) -> None:
     _, block = convert(tree, source=["bSSFP", "T2"], target=["LGE"], test=[4, 8])
-    assert block.modalities == ("bSSFP", "T2", "LGE")
+    assert block.modalities == ("bSSFP", "LGE", "T2")
     assert {case.subject for case in block.test.values()} == {"patient4", "patient8"}
     assert block.cases["patient1_T2"].annotated
     assert block.cases["patient1_LGE"].labelled

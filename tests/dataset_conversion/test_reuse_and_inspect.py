@@ -87,7 +87,8 @@ def test_an_unlabelled_test_scan_that_becomes_a_training_scan_gets_an_ignore_lab
     written = raw / "Dataset513_MSCMRSeg"
     content, block = read(written)
     assert names(block, "LGE", labelled=False) == {"patient6_LGE", "patient7_LGE"}
-    (label,) = (written / "labelsTr").iterdir()
+    assert not (written / "labelsTr").exists()  # nnU-Net would take it for the references of all cases
+    (label,) = (written / "unlabelledTr").iterdir()
     assert label.name == "patient7_LGE.nii.gz"
     assert (
         np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(label)))).tolist() == [content["labels"]["ignore"]] == [4]

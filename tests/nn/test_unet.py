@@ -119,6 +119,11 @@ def test_missing_modality_channel_is_refused() -> None:
         build()(images(2))
 
 
+def test_channels_of_a_previous_stage_are_told_from_a_missing_one() -> None:
+    with pytest.raises(CrossmodError, match="leave out -prev_stage_predictions"):
+        build()(torch.cat([images(2)] * 5, 1))
+
+
 def test_training_forward_compiles_without_a_graph_break() -> None:
     network = build(deep_supervision=True)
     compiled = torch.compile(network, backend="eager", fullgraph=True)

@@ -111,10 +111,49 @@ def test_data_that_is_not_preprocessed_names_the_command(make_trainer: MakeTrain
         make_trainer("AICLTrainer", change_plans=elsewhere)
 
 
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("factor", [1.02, 1.1])
+def test_data_of_plans_with_another_spacing_is_told(
+    factor: float, configuration: str, make_trainer: MakeTrainer, nnunet: dict[str, Path]
+) -> None:
+    """As after nnUNetv2_move_plans_between_datasets."""
+
+    def moved(plans: dict[str, Any]) -> None:
+        planned = plans["configurations"][configuration]
+        planned["spacing"] = [factor * length for length in planned["spacing"]]
+
+    with pytest.raises(CrossmodError, match=r"at the plans' spacing of .* nnUNetv2_preprocess -d Dataset901_Phantom"):
+        make_trainer("JointTrainer", configuration, change_plans=moved)
+    assert not list(nnunet["nnUNet_results"].iterdir())
+
+
+def test_data_of_plans_with_another_normalisation_is_told(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+    load = nnUNetDatasetBlosc2.load_case
+
+    def scaled(self: Any, name: str) -> Any:
+        data, *others = load(self, name)
+        return data[:] * 0.2 + 0.5, *others
+
+    monkeypatch.setattr(nnUNetDatasetBlosc2, "load_case", scaled)
+    with pytest.raises(CrossmodError, match="the plans want z-scores"):
+        make_trainer("JointTrainer")
+
+    def add_channel(plans: dict[str, Any]) -> None:
+        plans["configurations"]["2d"]["normalization_schemes"].append("NoNormalization")
+
+    with pytest.raises(CrossmodError, match="2 channels there, 3 in the plans"):
+        make_trainer("JointTrainer", change_plans=add_channel)
+
+
 @pytest.mark.parametrize("fold", [5, 17])
-def test_a_fold_that_does_not_exist_is_refused(fold: int, make_trainer: MakeTrainer) -> None:
+def test_a_fold_that_does_not_exist_is_refused(fold: int, make_trainer: MakeTrainer, nnunet: dict[str, Path]) -> None:
     with pytest.raises(CrossmodError, match=r"fold 0 … \d or all"):
-        make_trainer("JointTrainer", fold=fold).do_split()
+        make_trainer("JointTrainer", fold=fold)
+    assert not list(nnunet["nnUNet_results"].iterdir())
 
 
 def test_half_written_preprocessing_is_told(make_trainer: MakeTrainer, dataset: Path) -> None:
