@@ -23,13 +23,13 @@ from nnunet_crossmod.training.strong_base import resolve_augmentation
 __all__ = ["Adapted", "adapt_file", "adapt_weights"]
 
 LEAST_SHARE = 0.5
-"""Of the parameters: below it the weights are of another architecture."""
+"""Of the parameters taken: below it the weights are of another architecture."""
 
 
 class Adapted(NamedTuple):
-    """``state`` for the network; ``share`` of its parameters that were taken; what was done to some: ``spread`` to all
-    modalities, ``cut`` by the modality channel; what was not taken: ``kept`` names of the network, which begin as they
-    are, and names of the weights that were ``left_out``."""
+    """``state`` for the network; ``share`` of the parameters of encoder and decoder that were taken; names of tensors
+    that were ``spread`` to all modalities, ``cut`` by the modality channel, ``kept`` as the network begins; and of
+    weights that were ``left_out``."""
 
     state: dict[str, Tensor]
     share: float
@@ -77,7 +77,11 @@ def adapt_weights(network: nn.Module, weights: Mapping[str, Tensor], image_chann
         else:
             used.add(stock)
         state[name] = (own if fitted is None else fitted).detach().cpu()
-    parameters = [name for name, _ in network.named_parameters() if ".seg_layers." not in name]
+    parameters = [
+        name
+        for name, _ in network.named_parameters()
+        if name.startswith(("encoder.", "decoder.")) and ".seg_layers." not in name
+    ]
     taken = sum(state[name].numel() for name in parameters if name not in kept)
     share = taken / sum(state[name].numel() for name in parameters)
     return Adapted(state, share, spread, cut, kept, sorted(set(weights) - used))

@@ -18,7 +18,6 @@ from nnunet_crossmod.cli import main
 from nnunet_crossmod.errors import report_errors_in_one_line
 
 MakeTrainer = Callable[..., Any]
-SMALL = {"GLUATrainer": {"style_width": 4, "style_blocks": 1, "local_discriminator_width": 8}}
 
 
 def stock(dataset: Path, file: Path, channels: int, features: int = 4) -> dict[str, torch.Tensor]:

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_crossmod.pretrained import adapt_file
 
     adapted = adapt_file(args.checkpoint, args.output, args.dataset, args.trainer, args.plans, args.configuration)
-    print(f"{args.output}: {100 * adapted.share:.1f} % of the network's parameters (segmentation layers do not count)")
+    print(f"{args.output}: {100 * adapted.share:.1f} % of encoder and decoder taken; segmentation layers begin anew")
     for what, names in (
         ("affines given to every modality", adapted.spread),
         ("modality channel dropped from", adapted.cut),
