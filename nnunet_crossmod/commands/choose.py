@@ -39,6 +39,6 @@ def run(args: argparse.Namespace) -> None:
         print("The criterion needs the probabilities of every fold: nnUNetv2_train … --val --npz")
     elif len(rows) > 1:
         print(f"Highest criterion: {max(rows, key=lambda row: row.criterion).configuration}")
-    source = read_json(folders[0] / "dataset.json", "is this the folder of a model?")["crossmod"]["source"]
-    if caution := untranslated(folders[0].name.split("__")[0], source):
+    dataset_json, plans = (read_json(folders[0] / f"{name}.json", "train it again") for name in ("dataset", "plans"))
+    if caution := untranslated(folders[0].name.split("__")[0], dataset_json["crossmod"]["source"], plans):
         print(f"Note: {caution}")

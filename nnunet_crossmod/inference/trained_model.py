@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class TrainedModel:
     def caution(self, modality: str) -> str:
         """What to know before the model is used on a modality; nothing as a rule."""
         source = self.dataset_json["crossmod"]["source"]
-        return untranslated(self.trainer, [modality]) if modality in source else ""
+        return untranslated(self.trainer, [modality], self.plans) if modality in source else ""
 
     def load(self, **options: Any) -> nnUNetPredictor:
         """nnU-Net's predictor with the weights of the folds.
@@ -97,9 +97,16 @@ class TrainedModel:
         return predictor
 
 
-def untranslated(trainer: str, source: Sequence[str]) -> str:
-    """What to know of source scans where a method trains its segmenter on translations of them; else nothing."""
-    if not getattr(load_trainer(trainer), "translates_scans", False):
+def untranslated(trainer: str, source: Sequence[str], plans: Mapping[str, Any]) -> str:
+    """What to know of source scans where a method trains its segmenter on translations of them alone; else nothing.
+
+    Args:
+        trainer: its name.
+        source: modalities, for the message.
+        plans: the ``plans.json`` of the model.
+    """
+    shows_some = plans.get("crossmod", {}).get("raw_share", 0) > 0
+    if shows_some or not getattr(load_trainer(trainer), "translates_scans", False):
         return ""
     return (
         f"{trainer} trains its segmenter on translated {', '.join(source)} scans: of untranslated ones it has seen none"

@@ -19,7 +19,7 @@ from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import read_scores
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, compare, shown
 from nnunet_crossmod.inference.trained_model import untranslated
-from nnunet_crossmod.paths import dataset_folder, find_dataset_json
+from nnunet_crossmod.paths import dataset_folder, find_dataset_json, read_json
 from nnunet_crossmod.pictures.curves import Curve
 from nnunet_crossmod.pictures.overlays import colours_of, contours
 from nnunet_crossmod.report.charts import METHOD_COLOURS, SHAPES, line_chart, method_line, scatter_chart
@@ -293,7 +293,8 @@ def _clusters(runs: Sequence[_Run], block: CrossmodBlock, checkpoint: str, devic
         )
         separation = ", ".join(f"by {name} {round(value, 2) + 0.0:.2f}" for name, value in silhouettes.items())
         caption = f"{run.method}: {len(embeddings.patches)} organs; silhouette {separation}"
-        if caution := untranslated(run.results.parent.name.split("__")[0], block.source):
+        plans = read_json(run.results.parent / "plans.json", "train it again")
+        if caution := untranslated(run.results.parent.name.split("__")[0], block.source, plans):
             caption += f". {caution}"
         figures.append(Figure(chart, caption))
     note = (

@@ -53,10 +53,11 @@ def validate(trainer: Any, run: Callable[[], None]) -> None:
         said += f"; {parts[1]} ({HIDDEN}/, labels hidden from training: choose nothing by it)"
     trainer.print_to_log_file(said)
     if getattr(trainer, "translates", False):
-        trainer.print_to_log_file(
-            f"{type(trainer).__name__} trains its segmenter on translated {', '.join(trainer.block.source)} scans: the "
-            "Dice of untranslated ones, as above, says little about it"
+        shown = (
+            "in part" if trainer.raw_share > 0 else "alone: it was not made for the source scans above, which are raw"
         )
+        source = ", ".join(trainer.block.source)
+        trainer.print_to_log_file(f"{type(trainer).__name__} trains its segmenter on translated {source} scans {shown}")
 
 
 def _sees_everything(trainer: Any, name: str) -> bool:

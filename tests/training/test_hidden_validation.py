@@ -47,6 +47,7 @@ def validated(trainer: Any, dice: MakeDice = of_modality, probabilities: bool = 
 
     validate(trainer, run)
     (fold.parent / "dataset.json").write_text(json.dumps(trainer.dataset_json))
+    (fold.parent / "plans.json").write_text(json.dumps(trainer.plans_manager.plans))
     return fold
 
 
@@ -95,10 +96,11 @@ def test_the_ceiling_is_validated_on_what_it_was_trained_on(make_trainer: MakeTr
     assert all("cine" in name for name in names(fold / HIDDEN))
 
 
-def test_a_segmenter_of_translated_scans_says_so(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer("CISFATrainer")
+@pytest.mark.parametrize(("raw_share", "says"), [(0.0, "alone: it was not made for"), (0.5, "in part")])
+def test_a_segmenter_of_translated_scans_says_so(raw_share: float, says: str, make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("CISFATrainer", raw_share=raw_share)
     validated(trainer)
-    assert "trains its segmenter on translated cine scans" in Path(trainer.log_file).read_text()
+    assert f"trains its segmenter on translated cine scans {says}" in Path(trainer.log_file).read_text()
 
 
 def test_configurations_are_compared_without_hidden_labels(
