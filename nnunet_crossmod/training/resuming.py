@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ def resuming(trainer: Any, filename: str, saved: Mapping[str, Any]) -> Iterator[
                 reason = f"another optimizer of the {name}"
             group.update(values)
     if reason:
-        changed = _changed(before["plans"].get("crossmod", {}), arguments["plans"].get("crossmod", {}))
+        options = (kept["plans"].get("crossmod", {}) for kept in (before, arguments))
+        changed = _changed(trainer._hyperparameter_types, *options)
         raise CrossmodError(
             f"{filename} is of a training {reason if reason.startswith('with') else f'with {reason}'}"
             f"{f' ({changed})' if changed else ''}: set the plans back with crossmod configure --overwrite, or train "
@@ -64,9 +65,9 @@ def resuming(trainer: Any, filename: str, saved: Mapping[str, Any]) -> Iterator[
         )
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """``name: old, now new`` of every hyper-parameter that differs."""
-    pairs = {name: tuple(json.dumps(options.get(name)) for options in (before, now)) for name in {**before, **now}}
+def _changed(names: Iterable[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """``name was old, now new`` of every hyper-parameter that differs."""
+    pairs = {name: tuple(json.dumps(options.get(name)) for options in (before, now)) for name in names}
     return "; ".join(f"{name} was {old}, now {new}" for name, (old, new) in sorted(pairs.items()) if old != new)
 
 
