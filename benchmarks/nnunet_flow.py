@@ -31,10 +31,11 @@ DATASET, OTHER = 920, 921
 PLANS = "nnUNetPlans_flow"
 OURS, STOCK = "AICLTrainer", "FlowStockTrainer"
 STOCK_TRAINER = f"""
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 class {STOCK}(nnUNetTrainer):
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 2, 1
 """
 
