@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,11 @@ class Flow:
 
     def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
         """One command, as a user types it."""
-        program = Path(sys.executable).parent / str(words[0])
-        done = subprocess.run([program, *map(str, words[1:])], capture_output=True, text=True, check=False)
         self.number += 1
         log = self.folder / "logs" / f"{self.number:02d}_{words[0]}.log"
         log.parent.mkdir(exist_ok=True)
+        program = Path(sys.executable).parent / str(words[0])
+        done = subprocess.run([program, *map(str, words[1:])], capture_output=True, text=True, check=False)
         log.write_text(f"{' '.join(map(str, words))}\n{done.stdout}\n{done.stderr}")
         return done
 
@@ -71,7 +72,7 @@ class Flow:
         refused: str = "",
         check: Callable[[str], bool] = lambda said: True,
     ) -> str:
-        """Run both, print a line; returns what ours said.
+        """Run both side by side, print a line; returns what ours said.
 
         Args:
             title: of the line.
@@ -81,7 +82,9 @@ class Flow:
             check: of what ours said, where it must work.
         """
         began = time.monotonic()
-        done = self.run(*ours)
+        with ThreadPoolExecutor() as pool:
+            running = [pool.submit(self.run, *words) for words in (ours, stock) if words is not None]
+            done, *others = (future.result() for future in running)
         seconds = time.monotonic() - began
         said = done.stdout + done.stderr
         errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
@@ -92,9 +95,9 @@ class Flow:
             good = done.returncode == 0 and check(said)
             outcome = "failed" if done.returncode else "works"
         beside = "–"
-        if stock is not None:
-            beside = "works" if self.run(*stock).returncode == 0 else "fails"
-        verdict = "ok" if good else f"WRONG, see {self.folder / 'logs'}/{self.number:02d}"
+        for other in others:
+            beside = "works" if other.returncode == 0 else "fails"
+        verdict = "ok" if good else f"WRONG, see {self.folder / 'logs'}/{self.number - len(others):02d}"
         if not good:
             self.bad.append(title)
         print(f"{title:<58} ours {outcome:<8} stock {beside:<6} {seconds:4.0f} s  {verdict}", flush=True)
@@ -181,10 +184,9 @@ def choosing_commands(flow: Flow, preprocessed: Path, results: Path) -> None:
     """Configuration and postprocessing, with and without other target labels."""
     both = ["-c", "2d", "3d_fullres", "-p", PLANS]
     best = ["nnUNetv2_find_best_configuration", str(DATASET), *both, "-f", "0", "-np", "1"]
-    flow.line("find_best_configuration", [*best, "-tr", OURS], [*best, "-tr", STOCK])
-    chosen = (results / "inference_information.json", model(results, OURS) / "crossval_results_folds_0")
-    flow.run(*best, "-tr", OURS)
-    before = [chosen[0].read_text(), (chosen[1] / "summary.json").read_text()]
+    said = flow.line("find_best_configuration", [*best, "-tr", OURS], [*best, "-tr", STOCK])
+    summary = model(results, OURS) / "crossval_results_folds_0" / "summary.json"
+    before = summary.read_text(), chosen(said)
     labels = [preprocessed / "gt_segmentations", Path(os.environ["nnUNet_raw"]) / results.name / "labelsTr"]  # noqa: SIM112
     kept = {file: file.read_bytes() for folder in labels for file in folder.glob("*lge*")}
     for file in kept:
@@ -193,10 +195,11 @@ def choosing_commands(flow: Flow, preprocessed: Path, results: Path) -> None:
         other.CopyInformation(image)
         sitk.WriteImage(other, str(file))
 
-    def unchanged(_: str) -> bool:
-        return before == [chosen[0].read_text(), (chosen[1] / "summary.json").read_text()]
-
-    flow.line("find_best_configuration, target labels overwritten", [*best, "-tr", OURS], check=unchanged)
+    flow.line(
+        "find_best_configuration, target labels overwritten",
+        [*best, "-tr", OURS],
+        check=lambda said: before == (summary.read_text(), chosen(said)),
+    )
     for file, content in kept.items():
         file.write_bytes(content)
     words = []
@@ -211,6 +214,12 @@ def choosing_commands(flow: Flow, preprocessed: Path, results: Path) -> None:
     flow.line("accumulate_crossval_results", [*accumulate, "-tr", OURS], [*accumulate, "-tr", STOCK])
     choose = ["crossmod", "choose", "-d", str(DATASET), *both, "-tr", OURS, "-f", "0"]
     flow.line("crossmod choose", choose, check=lambda said: "Highest criterion" in said)
+
+
+def chosen(said: str) -> list[str]:
+    """What ``nnUNetv2_find_best_configuration`` chose, with the scores."""
+    words = ("*Best*", "Removing all but the largest", "Results were improved", "Old: ")
+    return [line for line in said.splitlines() if line.startswith((*words, OURS))]
 
 
 def predicting_commands(flow: Flow, raw: Path, results: Path) -> None:

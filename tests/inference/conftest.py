@@ -28,7 +28,7 @@ def make_model(make_trainer: Callable[..., Any]) -> MakeModel:
         **options: Any,
     ) -> Path:
         for fold in folds:
-            trainer = make_trainer(name, configuration, fold=fold, **options)
+            trainer = make_trainer(name, configuration, fold=fold, **{"shared_norms": False, **options})
             trainer.initialize()
             with torch.no_grad():
                 for module in trainer.network.modules():
