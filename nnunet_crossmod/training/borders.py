@@ -7,10 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunet_crossmod.nn import has_empty_border
 
-__all__ = ["all_fill_their_box"]
+__all__ = ["all_fill_their_box", "training_scans_fill_their_box"]
+
+
+def training_scans_fill_their_box(trainer: Any) -> bool:
+    """As :func:`all_fill_their_box`, of the fold's training scans."""
+    folder = trainer.preprocessed_dataset_folder
+    scans = infer_dataset_class(folder)(folder)
+    return all_fill_their_box(scans, trainer.do_split()[0], trainer.configuration_manager.patch_size)
 
 
 def all_fill_their_box(scans: Any, names: Iterable[str], patch_size: Sequence[int]) -> bool:

@@ -35,7 +35,7 @@ from nnunet_crossmod.nn import build_unet
 from nnunet_crossmod.precision import autocast, processor_has_bf16
 from nnunet_crossmod.training import hyperparameters
 from nnunet_crossmod.training.adaptation import GradientShare
-from nnunet_crossmod.training.borders import all_fill_their_box
+from nnunet_crossmod.training.borders import training_scans_fill_their_box
 from nnunet_crossmod.training.checkpoints import read_addition, write_checkpoint
 from nnunet_crossmod.training.collapse import adversary_warnings
 from nnunet_crossmod.training.drift import drift_warnings, target_figures
@@ -428,9 +428,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
     def on_train_start(self) -> None:
         """Nothing is trained before the input was found right; the record begins where the training does."""
         check_resumed(self)
-        scans = infer_dataset_class(self.preprocessed_dataset_folder)(self.preprocessed_dataset_folder)
-        fills = all_fill_their_box(scans, self.do_split()[0], self.configuration_manager.patch_size)
-        self.plans_manager.plans["crossmod"][EXPECTS_CROP] = fills
+        self.plans_manager.plans["crossmod"][EXPECTS_CROP] = training_scans_fill_their_box(self)
         super().on_train_start()
         keep_record(self)
         if self.device.type == "cpu":
