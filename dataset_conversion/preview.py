@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from .find_files import natural_order
+from nnunet_crossmod.data.scan_listing import natural_order
+
 from .raw_dataset import RawDataset, Scan
 
 __all__ = ["preview_table", "print_preview"]
@@ -38,6 +39,21 @@ def preview_table(dataset: RawDataset) -> str:
         lines.append(f"  … and {len(rows) - len(table)} more")
     subjects = len({scan.subject for scan in dataset.scans})
     return "\n".join([f"{dataset.name}: {len(rows)} scans of {subjects} subjects", *lines])
+
+
+def problem_table(dataset: RawDataset, wrong: Mapping[str, str], general: Sequence[str]) -> str:
+    """One row per scan with what is wrong with it, then what is wrong besides.
+
+    Args:
+        dataset: what would be written.
+        wrong: scan → what is wrong with it.
+        general: what is wrong with other files, or with the data set.
+    """
+    scans = sorted(dataset.scans, key=lambda scan: (scan.name not in wrong, scan.modality, natural_order(scan.name)))
+    width = max((len(scan.name) for scan in scans), default=0)
+    lines = [f"  {scan.name:{width}}  {scan.modality}  {wrong.get(scan.name, 'in order')}" for scan in scans]
+    besides = ["Besides:", *(f"  {problem}" for problem in general)] if general else []
+    return "\n".join([f"{dataset.name}: {len(wrong)} of {len(scans)} scans cannot be used", *lines, *besides])
 
 
 def role_of(scan: Scan, dataset: RawDataset) -> str:

@@ -26,6 +26,7 @@ _KIND = re.compile(r"(?:^|[^a-z])(ct|mr)(?:[^a-z]|$)")
 
 def find(folders: Sequence[Path], findings: Findings) -> Iterator[Scan]:
     """The slices and volumes below some folders; they are read when they are written."""
+    findings.inputs += folders
     files: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(file for ending in ("tfrecords", "npz") for file in folder.rglob(f"*.{ending}")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from nnunet_crossmod.errors import CrossmodError
 
 from .dicom_slices import Slice
 
-__all__ = ["SliceGrid"]
+__all__ = ["SliceGrid", "longest_even_part"]
 
 # Scanners round positions. More than this is a missing slice (share of the distance of slices) or a tilt (of a pixel).
 _TOLERATED_GAP = 0.05
@@ -162,9 +163,20 @@ def _uneven(slices: Sequence[Slice]) -> CrossmodError:
     worst = int(np.argmax(np.abs(gaps - usual)))
     return CrossmodError(
         f"{slices[worst].file} and {slices[worst + 1].file.name} are {gaps[worst]:.4g} mm apart, other slices "
-        f"{usual:.4g} mm: a slice is missing or in excess; download the series again, or interpolate with "
-        "--resample-uneven"
+        f"{usual:.4g} mm: a slice is missing or in excess; download the series again, interpolate with "
+        "--resample-uneven, or keep the longest even part with --keep-even"
     )
+
+
+def longest_even_part(slices: Sequence[Slice]) -> list[Slice]:
+    """The longest run of slices, ascending along their normal, without a gap unlike the usual one."""
+    gaps = np.diff([item.height for item in slices])
+    if not len(gaps):
+        return list(slices)
+    is_uneven = np.abs(gaps - np.median(gaps)) > 2 * _TOLERATED_GAP * np.median(gaps)
+    ends = [0, *(np.flatnonzero(is_uneven) + 1).tolist(), len(slices)]
+    start, stop = max(pairwise(ends), key=lambda part: part[1] - part[0])
+    return list(slices[start:stop])
 
 
 def _evenly(voxels: NDArray[Any], shares: Vector, labels: bool) -> NDArray[Any]:

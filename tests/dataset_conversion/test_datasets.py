@@ -270,7 +270,7 @@ def test_folders_annotated_in_parts(tmp_path: Path) -> None:
         ({"image": {}}, "'image' means nothing"),
         ({"images": {"MR": "mr"}}, "two modalities or more"),
         ({"images": {"MR": "mr", "CT": "nowhere"}}, "nowhere is no folder"),
-        ({"images": {"MR": "mr", "CT": "."}}, "holds no image"),
+        ({"images": {"MR": "mr", "CT": "."}}, "is given as MR and as CT"),
         ({"label_files": {"PET": "seg"}}, "names 'PET'"),
         ({"labels": {}}, "no labels are named"),
         ({"labels": {"liver": 3, "kidney": 3}}, "label 'kidney' has the value 3"),
