@@ -38,7 +38,8 @@ def preview_table(dataset: RawDataset) -> str:
     if len(table) < len(rows):
         lines.append(f"  … and {len(rows) - len(table)} more")
     subjects = len({scan.subject for scan in dataset.scans})
-    return "\n".join([f"{dataset.name}: {len(rows)} scans of {subjects} subjects", *lines])
+    tested = sum(scan.test for scan in dataset.scans) or "none"
+    return "\n".join([f"{dataset.name}: {len(rows)} scans of {subjects} subjects, {tested} for the test", *lines])
 
 
 def problem_table(dataset: RawDataset, wrong: Mapping[str, str], general: Sequence[str]) -> str:

@@ -281,7 +281,15 @@ def _read_nifti(path: Path) -> tuple[sitk.Image, list[str]]:
             image = file.image(_right_angles(file))
             notes.append("axes not quite at right angles, straightened by less than moves a voxel")
     if image.GetDimension() == 3:
-        notes += _geometry_notes(file.forms, image)
+        far = _forms_elsewhere(file.forms, image)
+        if file.forms and len(far) == len(file.forms):
+            # ITK takes the size of voxels from one form and their place from another.
+            image = file.image(_right_angles(file))
+            far = _forms_elsewhere(file.forms, image)
+        if far:
+            notes.append(f"sform and qform disagree, the {'qform' if far == ['sform'] else 'sform'} was taken")
+        if not file.forms:
+            notes.append("no orientation in its header, axes taken as they are stored")
     return image, notes
 
 
@@ -291,8 +299,7 @@ def _right_angles(file: NiftiFile) -> NDArray[np.float64]:
     Raises:
         CrossmodError: that would move a voxel.
     """
-    forms = file.forms
-    affine = forms.get("sform", forms.get("qform", np.diag([*np.abs(file.header["pixdim"][1:4]), 1.0])))
+    affine = file.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.all(np.isfinite(affine)) or np.any(spacing <= 0):
         raise EOFError("its header is damaged")
@@ -310,20 +317,16 @@ def _right_angles(file: NiftiFile) -> NDArray[np.float64]:
     return np.asarray(straight)
 
 
-def _geometry_notes(forms: Mapping[str, NDArray[np.float64]], image: sitk.Image) -> list[str]:
-    if not forms:
-        return ["no orientation in its header, axes taken as they are stored"]
+def _forms_elsewhere(forms: Mapping[str, NDArray[np.float64]], image: sitk.Image) -> list[str]:
+    """Which of the forms of a header put a corner of the image elsewhere."""
     corners = _corners(image.GetSize())
     points = _points(image, corners)
     tolerated = _TOLERATED_SHIFT_VOXELS * min(image.GetSpacing())
-    far = [
+    return [
         name
         for name, affine in forms.items()
         if not np.linalg.norm(corners @ affine[:3, :3].T + affine[:3, 3] - points, axis=1).max() <= tolerated
     ]
-    if len(far) == 1 and len(forms) == 2:
-        return [f"sform and qform disagree, the {'qform' if far == ['sform'] else 'sform'} was taken"]
-    return ["geometry as SimpleITK reads it, its sform and qform say otherwise"] if far else []
 
 
 def _frame(image: sitk.Image, frame: int, path: Path) -> sitk.Image:

@@ -123,6 +123,15 @@ class NiftiFile:
         factor = np.diag([*[_MILLIMETRES.get(self.unit, 1.0)] * 3, 1.0])
         return {name: _LPS @ factor @ affine for name, affine in forms.items() if affine is not None}
 
+    @property
+    def affine(self) -> Affine:
+        """Voxel → mm (LPS): the sform, unless only the qform has the voxel sizes of the header."""
+        forms, lengths = self.forms, np.abs(self.header["pixdim"][1:4]) * _MILLIMETRES.get(self.unit, 1.0)
+        if "sform" in forms and "qform" in forms:
+            spacing = np.linalg.norm(forms["sform"][:3, :3], axis=0)
+            return forms["sform" if np.allclose(spacing, lengths, rtol=0.01) else "qform"]
+        return forms.get("sform", forms.get("qform", np.diag([*lengths, 1.0])))
+
     def image(self, affine: Affine) -> sitk.Image:
         """The file as an image, put together without ITK's reader.
 
