@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -169,14 +168,21 @@ def _uneven(slices: Sequence[Slice]) -> CrossmodError:
 
 
 def longest_even_part(slices: Sequence[Slice]) -> list[Slice]:
-    """The longest run of slices, ascending along their normal, without a gap unlike the usual one."""
-    gaps = np.diff([item.height for item in slices])
-    if not len(gaps):
-        return list(slices)
-    is_uneven = np.abs(gaps - np.median(gaps)) > 2 * _TOLERATED_GAP * np.median(gaps)
-    ends = [0, *(np.flatnonzero(is_uneven) + 1).tolist(), len(slices)]
-    start, stop = max(pairwise(ends), key=lambda part: part[1] - part[0])
-    return list(slices[start:stop])
+    """The longest run of slices, ascending along their normal, that are evenly spaced."""
+    heights = np.asarray([item.height for item in slices])
+    best, start = (0, 1), 0
+    for stop in range(2, len(slices) + 1):
+        while not _is_even(heights[start:stop]):
+            start += 1
+        best = max(best, (start, stop), key=lambda part: part[1] - part[0])
+    return list(slices[slice(*best)])
+
+
+def _is_even(heights: Vector) -> bool:
+    if len(heights) < 3:
+        return True
+    _, step, deviation = _fit(np.arange(len(heights)), heights[:, None])
+    return bool(np.abs(deviation).max() <= _TOLERATED_GAP * abs(step[0]))
 
 
 def _evenly(voxels: NDArray[Any], shares: Vector, labels: bool) -> NDArray[Any]:
