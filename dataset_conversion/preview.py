@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
-
 from nnunet_crossmod.data.scan_listing import natural_order
 
 from .raw_dataset import RawDataset, Scan
@@ -28,6 +26,8 @@ def preview_table(dataset: RawDataset) -> str:
     Args:
         dataset: what is about to be written.
     """
+    import pandas as pd  # here: --help must not wait for it
+
     scans = sorted(dataset.scans, key=lambda scan: (natural_order(scan.subject), natural_order(scan.name)))
     rows = [(scan.name, scan.subject, scan.modality, role_of(scan, dataset)) for scan in scans]
     table = pd.DataFrame(rows, columns=["scan", "subject", "modality", "role"])

@@ -182,7 +182,8 @@ class Predictor:
                 def finish(most: int) -> None:
                     while len(written) > most:
                         case, saved = written.popleft()
-                        with _failing(case, failed):
+                        # Where the disk is full, no other case can be written either.
+                        with _failing(case, failed, OSError):
                             done.append(saved.result())
                         bar.update()
 
@@ -220,13 +221,13 @@ class Predictor:
 
 
 @contextmanager
-def _failing(case: str, failed: dict[str, CrossmodError]) -> Iterator[None]:
-    """Note whatever is wrong with a case, so that the others are predicted."""
+def _failing(case: str, failed: dict[str, CrossmodError], *fatal: type[Exception]) -> Iterator[None]:
+    """Note whatever is wrong with a case, so that the others are predicted; ``fatal`` is wrong with all of them."""
     try:
         yield
     except CrossmodError as error:
         failed[case] = error
-    except BrokenProcessPool:
+    except (BrokenProcessPool, *fatal):
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or "no reason given"

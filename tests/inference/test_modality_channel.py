@@ -16,6 +16,7 @@ from small_scans import BOX, SHAPE, filled, image_of
 from nnunet_crossmod.commands import modality_channel as command
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.modality_channel import add_modality_channel
+from nnunet_crossmod.inference.scans import find_cases, unused_files
 from nnunet_crossmod.paths import find_dataset_json
 
 
@@ -275,3 +276,23 @@ def test_the_command_line(place: Workplace, capsys: pytest.CaptureFixture[str]) 
     command.run(parser.parse_args(words))
     assert (place.output / "a_0001.nii.gz").is_file()
     assert "mr scans ready for nnUNetv2_predict: 1" in capsys.readouterr().out
+
+
+def test_numbered_scans_are_told_from_channels(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"scan_{number:04d}.nii.gz").touch()
+    with pytest.raises(
+        CrossmodError, match=r"if these files are scans of their own, add _0000 .* scan_0001_0000\.nii\.gz"
+    ):
+        find_cases(tmp_path, ".nii.gz", 1)
+
+
+def test_capital_endings_and_sub_folders(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.nii.gz").touch()
+    with pytest.raises(CrossmodError, match=r"in sub-folders only, as deep/a\.nii\.gz: move or link"):
+        find_cases(tmp_path, ".nii.gz", 1)
+    (tmp_path / "B.NII.GZ").touch()
+    (tmp_path / "._B.nii.gz").touch()
+    assert find_cases(tmp_path, ".nii.gz", 1) == {"B": [tmp_path / "B.NII.GZ"]}
+    assert unused_files(tmp_path, {"B": [tmp_path / "B.NII.GZ"]}).endswith("are not used: deep/a.nii.gz")
