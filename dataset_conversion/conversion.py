@@ -175,7 +175,7 @@ class DataSet:
         Raises:
             CrossmodError: an unknown modality, choice or test subject, or no scan at all.
         """
-        source, target = list(source or self.source), list(target or self.target)
+        source, target = self._roles(source, target)
         labels, structures = self._labels(structures)
         scans = self._find(folders, [*source, *target], findings)
         test = self.split if test is None else test
@@ -205,6 +205,18 @@ class DataSet:
             },
             left_out=[*findings.left_out, *left_out],
         )
+
+    def _roles(self, source: Sequence[str] | None, target: Sequence[str] | None) -> tuple[list[str], list[str]]:
+        """The modalities of each role: those named, the others by default."""
+        source = list(source or [name for name in self.source if name not in (target or ())])
+        target = list(target or [name for name in self.target if name not in source])
+        target = target or [name for name in self.ids if name not in source]
+        for flag, names in (("--source", source), ("--target", target)):
+            if not names:
+                raise CrossmodError(f"no modality is left to be the {flag[2:]}: name it with {flag}")
+        if both := [name for name in source if name in target]:
+            raise CrossmodError(f"modality {both[0]!r} is source and target: name each once, with --source or --target")
+        return source, target
 
     def _find(self, folders: Sequence[Path], modalities: Sequence[str], findings: Findings) -> list[Scan]:
         unknown = [name for name in modalities if name not in self.ids]

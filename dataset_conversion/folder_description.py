@@ -49,6 +49,10 @@ def dataset_of(description: Mapping[str, Any], base: Path) -> DataSet:
                     f'"{key}" (--{key.replace("_", "-")}) names {modality!r}, but "images" (--images) has '
                     f"{list(images)}: name its images"
                 )
+    if not label_files:
+        raise CrossmodError(
+            'no label files are given: name those of the source with "label_files" (--label-files MODALITY=FOLDER)'
+        )
     for modality in images:
         if modality in label_files and not (own.get(modality) or common):
             raise CrossmodError(

@@ -197,11 +197,13 @@ class RawDataset:
             if not any(scan.modality == modality for scan in self.training):
                 skipped = f"; left out were: {'; '.join(self.left_out)}" if self.left_out else ""
                 raise CrossmodError(
-                    f"modality {modality!r} has no training scans: add some, choose another --split, or "
-                    f"leave it out of --source and --target{skipped}"
+                    f"modality {modality!r} has no training scans: add some, choose another --split or "
+                    f"--test, or leave it out of --source and --target{skipped}"
                 )
         if not any(scan.annotated and scan.modality in self.source for scan in self.training):
-            raise CrossmodError(f"no training scan of the source {list(self.source)} is annotated: add its label files")
+            raise CrossmodError(
+                f"no training scan of the source {list(self.source)} is annotated: add its label files (--label-files)"
+            )
 
     def describe(self, where: str) -> tuple[dict[str, Any], CrossmodBlock, Folds]:
         """The content of ``dataset.json``, its block, and the folds.

@@ -227,9 +227,9 @@ def _failing(case: str, failed: dict[str, CrossmodError], *fatal: type[Exception
         yield
     except CrossmodError as error:
         failed[case] = error
-    except (BrokenProcessPool, *fatal):
-        raise
     except Exception as error:
+        if isinstance(error, (BrokenProcessPool, *fatal)):
+            raise
         reason = " ".join(str(error).split())[:300] or "no reason given"
         failed[case] = CrossmodError(
             f"case {case!r} cannot be predicted ({type(error).__name__}: {reason}): look at the scan, or take it out"

@@ -175,11 +175,22 @@ def test_segments_that_slicer_numbers_otherwise() -> None:
         (["--resample-uneven", "--keep-even"], "exclude each other"),
         (["--labels-of", "PET", "liver=3"], "(--labels-of) names 'PET'"),
         (["--ignore", "1"], "label 'ignore' has the value 1"),
+        (["--source", "MR", "CT"], "no modality is left to be the target: name it with --target"),
+        (["--source", "MR", "--target", "MR", "CT"], "modality 'MR' is source and target"),
+        (["--test", "p0", "p1"], "or move a test subject to training (--test, --split)"),
     ],
 )
 def test_wrong_flags_are_named(scans: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert(*words) == 1
     assert says in capsys.readouterr().err
+
+
+def test_the_other_modality_is_the_target_by_default(scans: Path) -> None:
+    for number in range(3):
+        nifti(scans / "seg_ct" / f"q{number}.nii.gz", labels(number, (1, 2)))
+    assert convert("--label-files", "MR=seg", "CT=seg_ct", "--source", "CT") == 0
+    _, block = read(scans / "raw" / "Dataset062_Folders")
+    assert (block.source, block.target) == (("CT",), ("MR",))
 
 
 def test_other_ids_and_names_of_a_known_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
