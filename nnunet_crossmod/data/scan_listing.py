@@ -31,7 +31,12 @@ def is_hidden(path: Path) -> bool:
 
 def files_below(folder: Path) -> Iterator[Path]:
     """All files of a folder and its sub-folders, in natural order; links are followed, hidden ones left out."""
+    walked: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in walked:  # a link to a folder above
+            folders.clear()
+            continue
+        walked.add(os.path.realpath(parent))
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_order)
         yield from (Path(parent, name) for name in sorted(files, key=natural_order) if not name.startswith("."))
 
