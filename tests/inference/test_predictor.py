@@ -17,6 +17,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_crossmod.cli import main
+from nnunet_crossmod.data.image_files import axis_codes, check_same_grid
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference import Predictor, predictor
 from nnunet_crossmod.inference.modality_channel import add_modality_channel
@@ -225,6 +226,22 @@ def test_a_scan_is_predicted_as_its_header_means_it(
     assert f"the axes of 1 lge scans run as in no training scan ({', '.join(trained)}): d_lge SLP" in shown
     assert "1 files of" in shown
     assert "notes.txt" in shown
+
+
+def test_where_nnunet_reorients_the_voxel_order_of_a_scan_does_not_count(
+    make_model: MakeModel, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model(change_plans=lambda plans: plans.update(image_reader_writer="NibabelIOWithReorient"))
+    other = sitk.DICOMOrient(sitk.ReadImage(str(scans / "b_lge.nii.gz")), "SLP")
+    sitk.WriteImage(other, str(scans / "c_lge.nii.gz"))
+    assert main(command(folder, scans, tmp_path / "out", *BY_NAME)) == 0
+    plain, turned = (sitk.ReadImage(str(tmp_path / "out" / f"{name}_lge.nii.gz")) for name in "bc")
+    assert turned.GetSize() == other.GetSize()
+    again = sitk.DICOMOrient(turned, axis_codes(plain))
+    check_same_grid(plain, again, "plain", "turned")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(plain), sitk.GetArrayFromImage(again))
+    assert len(np.unique(sitk.GetArrayFromImage(plain))) > 1
+    assert "run as in no training scan" not in capsys.readouterr().out
 
 
 def test_nothing_half_written_when_writing_fails(
