@@ -185,6 +185,7 @@ class DataSet:
             modality: list(dict.fromkeys(name for name in ids.values() if name in labels))
             for modality, ids in self.ids.items()
         }
+        ignored = sorted({value for ids in self.ids.values() for value, name in ids.items() if name == IGNORE})
         scans, left_out = annotate_sources(scans, source, structures_of if self.partial else None)
         return RawDataset(
             name=self.name,
@@ -202,6 +203,7 @@ class DataSet:
                 "split": test if isinstance(test, str) else sorted(test_subjects),
                 "structures": structures,
                 **({"renamed": findings.renamed} if findings.renamed else {}),
+                **({"ignored_values": ignored} if ignored else {}),
             },
             left_out=[*findings.left_out, *left_out],
         )
@@ -254,7 +256,8 @@ class DataSet:
     def with_labels(self, labels: Mapping[str, Sequence[int]]) -> DataSet:
         """The data set with other structures, or other values of them in its label files."""
         ids = {value: name for name, values in labels.items() for value in values}
-        return replace(self, ids=dict.fromkeys(self.ids, ids), structures={"all": list(labels)})
+        names = [name for name in labels if name not in ("background", IGNORE)]
+        return replace(self, ids=dict.fromkeys(self.ids, ids), structures={"all": names})
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command line."""

@@ -166,8 +166,8 @@ class _Base:
     def describe(self, block: CrossmodBlock, test_subjects: set[str], left_out: Sequence[str]) -> dict[str, Any]:
         """``dataset.json`` of the other direction, without its ``"dataset"``."""
         labels = {name: value for name, value in self.dataset_json["labels"].items() if name != IGNORE}
-        # Label files of the base may hold it, too, beside scribbles.
-        if IGNORE in self.dataset_json["labels"] or not all(case.labelled for case in block.cases.values()):
+        partly_ignored = "ignored_values" in self.dataset_json.get("conversion", {})
+        if partly_ignored or not all(case.labelled for case in block.cases.values()):
             labels[IGNORE] = len(labels)
         conversion = {
             **self.dataset_json.get("conversion", {}),

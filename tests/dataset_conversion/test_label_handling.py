@@ -198,9 +198,14 @@ def test_other_ids_and_names_of_a_known_data_set(tmp_path: Path, monkeypatch: py
     for patient in range(1, 4):
         for sequence in ("C0", "LGE"):
             nifti(tmp_path / "in" / f"patient{patient}_{sequence}.nii.gz", voxels(patient))
-        nifti(tmp_path / "in" / f"patient{patient}_C0_manual.nii.gz", labels(patient, (1, 2, 3)))
-    command = ["convert", "mscmrseg", "-i", str(tmp_path / "in"), "-d", "63", "--labels", "wall=2", "LV=1", "RV=3"]
-    assert main([*command, "--split", "none"]) == 0
-    assert read(tmp_path / "raw" / "Dataset063_MSCMRSeg")[0]["labels"] == {
-        "background": 0, "wall": 1, "LV": 2, "RV": 3, "ignore": 4,
-    }  # fmt: skip
+        for sequence in ("C0", "LGE"):
+            nifti(tmp_path / "in" / f"patient{patient}_{sequence}_manual.nii.gz", labels(patient, (1, 2, 3, 9)))
+    command = ["convert", "mscmrseg", "-d", "63", "--split", "none"]
+    table = ["--labels", "wall=2", "LV=1", "RV=3", "ignore=9"]
+    assert main([*command, "-i", str(tmp_path / "in"), *table]) == 0
+    expected = {"background": 0, "wall": 1, "LV": 2, "RV": 3, "ignore": 4}
+    assert read(tmp_path / "raw" / "Dataset063_MSCMRSeg")[0]["labels"] == expected
+    reuse = ["-d", "64", "--reuse", "63", "--source", "LGE", "--target", "bSSFP"]
+    assert main([*command[:2], *reuse]) == 0
+    assert read(tmp_path / "raw" / "Dataset064_MSCMRSeg")[0]["labels"] == expected
+    assert main([*command[:2], *reuse, "--overwrite", "--dry-run"]) == 1
