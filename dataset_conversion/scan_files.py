@@ -124,8 +124,8 @@ def find_scan_files(
         channel: which channel to take where files are channels of scans, as ``case_0000`` and ``case_0001``.
 
     Raises:
-        CrossmodError: no such folder, no image, channels of which none was chosen, several images in a sub-folder, or
-            patterns of images and labels that differ in their wildcards.
+        CrossmodError: no such folder, one without images or label files, channels of which none was chosen, several
+            images in a sub-folder, or patterns of images and labels that differ in their wildcards.
     """
     # A path as text is what the paths found begin with: "./mr" becomes "mr".
     image_places = [_Place(str(Path(text))) for text in images]
@@ -143,6 +143,13 @@ def find_scan_files(
         for found in place.candidates(of_labels=True)
         if place not in image_places or _LABEL.search(found.stem)
     ]
+    for flag, places, found_there in (
+        ("--images", image_places, candidates),
+        ("--label-files", label_places, candidate_labels),
+    ):
+        for place in places:
+            if all(item.place != place for item in found_there):
+                raise _nothing_found(place, flag)
     label_names = {_LABEL.sub("", item.stem) for item in candidate_labels}
     suffix = _image_suffix([item.stem for item in candidates], label_names)
     label_files: dict[Key, Path] = {}
@@ -158,10 +165,6 @@ def find_scan_files(
         key = item.place.matched_text(item.path) if by_pattern else (name,)
         if _add(image_files, key, item.path, findings):
             names[key] = name
-    if not image_files:
-        raise CrossmodError(
-            f"{', '.join(images)} holds no image ({', '.join(ENDINGS)} or DICOM folders): correct --images"
-        )
     rule = (
         "an image and its label have the same text in place of the wildcards; correct --label-files, or remove it"
         if by_pattern
@@ -172,6 +175,15 @@ def find_scan_files(
         findings.broken(f"{label_files[key]} has no image in {', '.join(images)}: {rule}")
     for key, image in image_files.items():
         yield ScanFiles(names[key], image, label_files.get(key))
+
+
+def _nothing_found(place: _Place, flag: str) -> CrossmodError:
+    if flag == "--images":
+        return CrossmodError(f"{place.text} holds no image ({', '.join(ENDINGS)} or DICOM folders): correct {flag}")
+    return CrossmodError(
+        f"{place.text} holds no label file ({', '.join(ENDINGS)}): correct {flag}, and convert structures in DICOM "
+        "(RTSTRUCT, SEG) to NIfTI first"
+    )
 
 
 def _shallowest(folder: Path, of_labels: bool) -> list[Path]:

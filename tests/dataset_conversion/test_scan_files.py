@@ -107,8 +107,24 @@ def test_a_label_without_image_states_the_rule(tmp_path: Path, images: str, labe
     assert "--label-files" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("images", "label_files", "says"),
+    [
+        (["mr", "check/*.nii.gz"], ["seg"], r"check/\*\.nii\.gz holds no image .*: correct --images"),
+        (["mr"], ["seg", "rt"], r"rt holds no label file .*: correct --label-files, and convert .*RTSTRUCT"),
+    ],
+)
+def test_every_place_must_hold_something(
+    tmp_path: Path, images: list[str], label_files: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "mr/a.nii.gz", "seg/a.nii.gz", "rt/RS.dcm")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CrossmodError, match=says):
+        list(find_scan_files(images, label_files, Findings()))
+
+
 def test_one_folder_for_two_modalities_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "mr/a.nii.gz")
+    touch(tmp_path, "mr/a.nii.gz", "mr/a_seg.nii.gz")
     description = {"images": {"A": "mr", "B": "mr/*.nii.gz"}, "label_files": {"A": "mr"}, "labels": {"x": 1}}
     with pytest.raises(CrossmodError, match=r"a\.nii\.gz is given as A and as B: .*--images"):
         dataset_of(description, tmp_path).describe([tmp_path], None, None, Findings())
