@@ -8,7 +8,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from nnunet_crossmod.errors import CrossmodError
 
 __all__ = ["NiftiFile", "is_nifti"]
 
-_HEADERS: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 _KINDS = {
     128: "is a colour picture (RGB)",
@@ -61,16 +59,19 @@ class NiftiFile:
             EOFError: a damaged header, or a file that ends early.
             CrossmodError: colours or complex numbers.
         """
+        import nibabel  # here: it loads SciPy, for which --help must not wait
+
+        headers = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
         content = path.read_bytes()
         compressed = content[:2] == b"\x1f\x8b"
         if compressed:
             content = gzip.decompress(content)
         # The first field is the length of the header, which tells its version and the order of the bytes.
-        lengths = {int.from_bytes(content[:4], order) for order in ("little", "big")} & set(_HEADERS)
+        lengths = {int.from_bytes(content[:4], order) for order in ("little", "big")} & set(headers)
         if not lengths:
             raise EOFError("its header is damaged, or it is no NIfTI file")
         try:
-            header = _HEADERS[lengths.pop()].from_fileobj(BytesIO(content), check=False)
+            header = headers[lengths.pop()].from_fileobj(BytesIO(content), check=False)
             kind = _KINDS.get(int(header["datatype"]), "")
             file = cls(path, content, header, compressed)
             start, voxels = int(header["vox_offset"]), int(np.prod(header.get_data_shape(), dtype=np.int64))

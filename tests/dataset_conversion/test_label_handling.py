@@ -21,6 +21,7 @@ from nnunet_crossmod.errors import CrossmodError
 def scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three labelled MR scans and two CT scans, here."""
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    (tmp_path / "raw").mkdir()
     monkeypatch.chdir(tmp_path)
     for number in range(3):
         nifti(tmp_path / "mr" / f"p{number}.nii.gz", voxels(number))
@@ -117,7 +118,7 @@ def test_a_dry_run_lists_all_problems_and_writes_nothing(scans: Path, capsys: py
 def test_a_dry_run_of_what_is_in_order(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert("--dry-run") == 0
     assert "Nothing is wrong" in capsys.readouterr().out
-    assert not (scans / "raw").exists()
+    assert list((scans / "raw").iterdir()) == []
 
 
 def test_what_was_skipped_is_said_where_nothing_is_left_of_a_modality(
@@ -195,6 +196,7 @@ def test_the_other_modality_is_the_target_by_default(scans: Path) -> None:
 
 def test_other_ids_and_names_of_a_known_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    (tmp_path / "raw").mkdir()
     for patient in range(1, 4):
         for sequence in ("C0", "LGE"):
             nifti(tmp_path / "in" / f"patient{patient}_{sequence}.nii.gz", voxels(patient))

@@ -146,6 +146,7 @@ def test_what_lies_deep_is_found_and_what_is_not_used_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    (tmp_path / "raw").mkdir()
     command = ["convert", "folders", "-d", "60", *hospital(tmp_path / "in")]
     (tmp_path / "in" / "ct" / "q2" / "deep" / "er.nii.gz").rename(tmp_path / "in" / "ct" / "er.txt")
     assert main(command) == 0
@@ -163,6 +164,7 @@ def test_series_in_sub_folders_of_one_patient_are_chosen_by_description(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    (tmp_path / "raw").mkdir()
     words = hospital(tmp_path / "in")
     (tmp_path / "in" / "ct" / "q2" / "deep" / "er.nii.gz").unlink()
     for number in range(3):

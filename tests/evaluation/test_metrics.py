@@ -238,8 +238,8 @@ def test_other_spacings_and_other_label_values_are_told(tmp_path: Path) -> None:
 def test_values_of_no_structure_and_files_left_out_are_named(tmp_path: Path) -> None:
     one = box((2, 4, 4), (0, 1), (0, 2), (0, 4))
     for name in ("x", "y"):
-        write(tmp_path / "g" / f"{name}.nii.gz", one + 2 * (one == 0))
-        write(tmp_path / "p" / f"{name}.nii.gz", one + 4 * (one == 0))
+        write(tmp_path / "g" / f"{name}.nii.gz", one + 4 * (one == 0))
+        write(tmp_path / "p" / f"{name}.nii.gz", one + 2 * (one == 0))
     write(tmp_path / "p" / "z.nii.gz", one)
     write(tmp_path / "p" / "w.mha", one)
     (tmp_path / "g" / "._x.nii.gz").write_bytes(b"of a Mac")
@@ -249,9 +249,9 @@ def test_values_of_no_structure_and_files_left_out_are_named(tmp_path: Path) -> 
     unused, unknown = scores.attrs["notes"]
     assert "2 files" in unused
     assert "z.nii.gz, w.mha" in unused
-    assert "p holds the values [4], of no structure (a=1, b=2), in 2 cases, as x" in unknown
+    assert "g holds the values [4], of no structure (a=1, b=2), in 2 cases, as x" in unknown
     assert f"Warning: {unknown}" in printed(scores, 2.0)
-    assert len(evaluate_folder(tmp_path / "p", tmp_path / "g", {"a": 1}, "MR", known=[2, 4]).attrs["notes"]) == 1
+    assert len(evaluate_folder(tmp_path / "p", tmp_path / "g", {"a": 1}, "MR", known=[1, 2, 4]).attrs["notes"]) == 1
 
 
 def test_predictions_in_another_voxel_order_and_nearly_whole(tmp_path: Path) -> None:
