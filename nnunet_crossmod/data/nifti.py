@@ -61,7 +61,7 @@ class NiftiFile:
         """
         import nibabel  # here: it loads SciPy, for which --help must not wait
 
-        headers = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+        headers: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
         content = path.read_bytes()
         compressed = content[:2] == b"\x1f\x8b"
         if compressed:
