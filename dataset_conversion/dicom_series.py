@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_crossmod.data.image_files import check_image, quiet_readers
-from nnunet_crossmod.data.scan_listing import natural_order
+from nnunet_crossmod.data.scan_listing import image_files, natural_order
 from nnunet_crossmod.errors import CrossmodError
 
 from .dicom_slices import Slice, find_slices, is_dicom_folder, unreadable
@@ -71,7 +71,7 @@ def read_label_stack(folder: Path, series: Path) -> sitk.Image:
     """
     slices = find_slices(series)
     grid = SliceGrid.of_slices(slices)
-    files = sorted(folder.glob("*.png"), key=lambda file: natural_order(file.stem)) if folder.is_dir() else []
+    files = image_files(folder, ".png")
     if len(files) != len(slices):
         raise CrossmodError(
             f"{folder} holds {len(files)} PNG files, but {series} {len(slices)} slices: download both again"

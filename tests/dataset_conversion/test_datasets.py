@@ -148,6 +148,8 @@ def test_tao(tmp_path: Path) -> None:
 def test_the_layout_of_sifas_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One file name in all folders, and no test volumes."""
     for folder in ("training_ct", "training_mr", "validation_mr"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        (tmp_path / "data" / folder / "._image_01.tfrecords").write_bytes(b"of a Mac")
         for number in range(1, 4):
             image = np.random.default_rng(number).normal(size=(32, 32, 3))
             path = tmp_path / "data" / folder / f"image_{number:02d}.tfrecords"
