@@ -118,8 +118,7 @@ def dataset_of(description: Mapping[str, Any], base: Path) -> DataSet:
 def _image(item: ScanFiles, read_series: Any, frame: int | None) -> Path | Deferred:
     if item.image.is_dir():
         return Deferred(item.image, partial(read_series, item.image))
-    # Where the files are channels of scans, the frame has chosen one of them.
-    if frame is None or re.search(r"_\d{4}\.", item.image.name):
+    if frame is None:
         return item.image
     return Deferred(item.image, partial(read_image, item.image, frame))
 

@@ -330,14 +330,16 @@ def _forms_elsewhere(forms: Mapping[str, NDArray[np.float64]], image: sitk.Image
 
 
 def _frame(image: sitk.Image, frame: int, path: Path) -> sitk.Image:
-    """One volume of a 4D image, or one channel of a volume."""
+    """One volume of a 4D image, or one channel of a volume; what is one volume as it is."""
     channels = image.GetNumberOfComponentsPerPixel()
+    if image.GetDimension() < 4 and channels == 1:
+        return image
     number = image.GetSize()[3] if image.GetDimension() == 4 else channels
     if not 0 <= frame < number:
         raise CrossmodError(f"{path} has {number} volumes, not one of number {frame} (counted from 0): choose another")
     if image.GetDimension() == 4:
         return sitk.Extract(image, (*image.GetSize()[:3], 0), (0, 0, 0, frame))
-    return sitk.VectorIndexSelectionCast(image, frame) if channels > 1 else image
+    return sitk.VectorIndexSelectionCast(image, frame)
 
 
 def _check_finite(voxels: NDArray[np.generic], where: str) -> None:

@@ -67,10 +67,10 @@ def test_one_frame_of_a_series(scans: Path) -> None:
     stack = sitk.JoinSeries([sitk.ReadImage(str(scans / "ct" / f"q{number}.nii.gz")) for number in range(3)])
     (scans / "cine").mkdir()
     for number in range(3):
-        sitk.WriteImage(stack, str(scans / "cine" / f"q{number}.nii.gz"))
+        sitk.WriteImage(stack, str(scans / "cine" / f"q_000{number}.nii.gz"))
     words = ["convert", "folders", "-d", "62", "--images", "MR=mr", "CT=cine", "--label-files", "MR=seg"]
     assert main([*words, "--labels", "liver=1", "spleen=2", "--frame", "CT=2"]) == 0
-    file = scans / "raw" / "Dataset062_Folders" / "imagesTr" / "q0_CT_0000.nii.gz"
+    file = scans / "raw" / "Dataset062_Folders" / "imagesTr" / "q_0000_CT_0000.nii.gz"
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(file))), voxels(12))
 
 
