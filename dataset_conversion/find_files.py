@@ -79,7 +79,7 @@ def match_files(
     images: dict[Key, Path] = {}
     labels: dict[Key, Path] = {}
     for folder in folders:
-        for path in files_below(folder):
+        for path in sorted(files_below(folder)):
             match = expression.search(path.relative_to(folder).as_posix())
             if match is None:
                 continue

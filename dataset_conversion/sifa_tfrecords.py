@@ -32,7 +32,7 @@ def find(folders: Sequence[Path], findings: Findings) -> Iterator[Scan]:
     findings.inputs += folders
     files: dict[str, Path] = {}
     for folder in folders:
-        for path in (file for file in files_below(folder) if file.suffix in (".tfrecords", ".npz")):
+        for path in sorted(file for file in files_below(folder) if file.suffix in (".tfrecords", ".npz")):
             kinds = _KIND.findall(path.stem.lower()) or _KIND.findall(path.parent.name.lower())
             if not kinds:
                 findings.broken(f"{path}: neither its name nor its folder says ct or mr: rename it")
