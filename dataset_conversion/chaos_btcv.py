@@ -30,6 +30,7 @@ SERIES = {"MR": "T2SPIR/DICOM_anon", "T1in": "T1DUAL/DICOM_anon/InPhase", "T1out
 
 def find(folders: Sequence[Path], findings: Findings) -> Iterator[Scan]:
     """The scans below some folders; series and label stacks are read when they are written."""
+    findings.inputs += folders
     series_of: dict[str, Path] = {}
     for folder in folders:
         for modality, inside in SERIES.items():

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["add_common_arguments", "main", "read_shots"]
+from .raw_dataset import Handling
+
+__all__ = [
+    "add_common_arguments",
+    "add_file_arguments",
+    "main",
+    "read_assignments",
+    "read_handling",
+    "read_labels",
+    "read_shots",
+]
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, source: Sequence[str], target: Sequence[str]) -> None:
@@ -44,6 +55,30 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, source: Sequence[st
     parser.add_argument("--overwrite", action="store_true", help="replace the data set that has this id")
 
 
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what every conversion takes that reads scans from files."""
+    parser.add_argument("--skip-broken", action="store_true", help="leave out what is unusable, and list it")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="read every scan, list all that is wrong, and write nothing"
+    )
+    parser.add_argument("--allow-empty", action="store_true", help="label maps may be empty, as of healthy people")
+    parser.add_argument(
+        "--resample-labels",
+        action="store_true",
+        help="put label maps of another grid onto that of their image (nearest voxel)",
+    )
+    parser.add_argument(
+        "--reorient",
+        action="store_true",
+        help="let nnU-Net turn all scans to one orientation when it reads them (NibabelIOWithReorient)",
+    )
+
+
+def read_handling(args: argparse.Namespace) -> Handling:
+    """What the arguments of :func:`add_file_arguments` say of label maps and orientation."""
+    return Handling(args.allow_empty, args.resample_labels, args.reorient)
+
+
 def read_shots(words: Sequence[str], target: Sequence[str]) -> dict[str, int]:
     """Read ``--shots``: ``["3"]`` for every target modality, or ``["LGE=3", "T2=1"]``.
 
@@ -64,6 +99,40 @@ def read_shots(words: Sequence[str], target: Sequence[str]) -> dict[str, int]:
             )
         shots[modality] = int(number)
     return shots
+
+
+def read_assignments(words: Sequence[str], flag: str) -> dict[str, list[str]]:
+    """Name → its values, of words ``NAME=VALUE``.
+
+    Raises:
+        CrossmodError: a word of another form.
+    """
+    values: dict[str, list[str]] = {}
+    for word in words:
+        if not re.fullmatch(r"[^=]+=.+", word):
+            raise CrossmodError(f"{flag} {word} is not NAME=VALUE")
+        name, _, value = word.partition("=")
+        values.setdefault(name, []).append(value)
+    return values
+
+
+def read_labels(words: Sequence[str], flag: str) -> dict[str, list[int]]:
+    """Structure → its values in the label files, of words ``NAME=ID[,ID]``.
+
+    Raises:
+        CrossmodError: a word of another form, or a value that is no whole number.
+    """
+    labels = {}
+    for name, values in read_assignments(words, flag).items():
+        numbers = values[-1].split(",")
+        wrong = [number for number in numbers if not re.fullmatch(r"-?\d+", number)]
+        if wrong:
+            raise CrossmodError(
+                f"{flag}: label {name!r} has the value {wrong[0]!r}: give whole numbers, and label maps with "
+                "--label-files"
+            )
+        labels[name] = [int(number) for number in numbers]
+    return labels
 
 
 def main(

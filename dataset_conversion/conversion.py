@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .command_line import add_common_arguments, read_shots
+from .command_line import add_common_arguments, add_file_arguments, read_handling, read_labels, read_shots
 from .command_line import main as run_as_script
 from .find_files import Findings
 from .preview import print_preview
-from .raw_dataset import RawDataset, Scan, in_order
+from .raw_dataset import AS_THEY_ARE, IGNORE, Deferred, Handling, RawDataset, Scan, in_order
 from .reuse import reuse_dataset
 from .roles import GENERAL_SPLITS, NamedSplits, TestChoice, annotate_shots, annotate_sources, choose_test_subjects
-from .writer import write_raw_dataset
+from .writer import try_raw_dataset, write_raw_dataset
 
 __all__ = ["DataSet", "ids_of"]
 
@@ -76,6 +76,7 @@ class DataSet:
         raw_folder: Path | None = None,
         overwrite: bool = False,
         skip_broken: bool = False,
+        handling: Handling = AS_THEY_ARE,
         **choices: Any,
     ) -> Path:
         """Describe and write the data set.
@@ -88,6 +89,7 @@ class DataSet:
             raw_folder: where to write; ``$nnUNet_raw`` by default.
             overwrite: replace the data set that has this id.
             skip_broken: leave out what is unusable instead of stopping.
+            handling: how label maps and orientations are taken.
             choices: ``test``, ``shots``, ``structures`` and ``seed`` of :meth:`describe`.
 
         Returns:
@@ -96,15 +98,55 @@ class DataSet:
         Raises:
             CrossmodError: nothing found, or what :func:`write_raw_dataset` refuses.
         """
-        folders = [input_folder] if isinstance(input_folder, Path) else list(input_folder)
-        dataset = self.describe(folders, source, target, Findings(skip_broken), **choices)
-        print_preview(dataset, self.warn(dataset.scans))
+        findings = Findings(skip_broken)
+        dataset = self._previewed(input_folder, source, target, findings, handling, choices)
         folder = write_raw_dataset(
             dataset, dataset_id, raw_folder=raw_folder, overwrite=overwrite, skip_broken=skip_broken
         )
         if self.note:
             print(self.note)
         return folder
+
+    def try_out(
+        self,
+        input_folder: Folders,
+        dataset_id: int,
+        source: Sequence[str] | None = None,
+        target: Sequence[str] | None = None,
+        *,
+        raw_folder: Path | None = None,
+        overwrite: bool = False,
+        handling: Handling = AS_THEY_ARE,
+        **choices: Any,
+    ) -> None:
+        """Read everything that :meth:`convert` would, print all that is wrong in one table, and write nothing.
+
+        Raises:
+            CrossmodError: something is wrong.
+        """
+        findings = Findings(skip_broken=True)
+        dataset = self._previewed(input_folder, source, target, findings, handling, choices)
+        try_raw_dataset(dataset, dataset_id, findings.left_out, raw_folder=raw_folder, overwrite=overwrite)
+
+    def _previewed(
+        self,
+        input_folder: Folders,
+        source: Sequence[str] | None,
+        target: Sequence[str] | None,
+        findings: Findings,
+        handling: Handling,
+        choices: Mapping[str, Any],
+    ) -> RawDataset:
+        """The data set described, its preview printed."""
+        folders = [input_folder] if isinstance(input_folder, Path) else list(input_folder)
+        dataset = replace(self.describe(folders, source, target, findings, **choices), handling=handling)
+        print_preview(dataset, self.warn(dataset.scans))
+        if unused := findings.unused():
+            names = ", ".join(str(path) for path in unused[:5])
+            print(f"Note: {len(unused)} files in the input folders are not used: {names}{' …' if unused[5:] else ''}")
+        for case, name in findings.renamed.items():
+            print(f"Note: {name!r} becomes {case!r}")
+        return dataset
 
     def describe(
         self,
@@ -133,7 +175,7 @@ class DataSet:
         Raises:
             CrossmodError: an unknown modality, choice or test subject, or no scan at all.
         """
-        source, target = list(source or self.source), list(target or self.target)
+        source, target = self._roles(source, target)
         labels, structures = self._labels(structures)
         scans = self._find(folders, [*source, *target], findings)
         test = self.split if test is None else test
@@ -143,6 +185,7 @@ class DataSet:
             modality: list(dict.fromkeys(name for name in ids.values() if name in labels))
             for modality, ids in self.ids.items()
         }
+        ignored = sorted({value for ids in self.ids.values() for value, name in ids.items() if name == IGNORE})
         scans, left_out = annotate_sources(scans, source, structures_of if self.partial else None)
         return RawDataset(
             name=self.name,
@@ -156,9 +199,26 @@ class DataSet:
             description=self.description,
             reference=self.reference,
             licence=self.licence,
-            conversion={"split": test if isinstance(test, str) else sorted(test_subjects), "structures": structures},
+            conversion={
+                "split": test if isinstance(test, str) else sorted(test_subjects),
+                "structures": structures,
+                **({"renamed": findings.renamed} if findings.renamed else {}),
+                **({"ignored_values": ignored} if ignored else {}),
+            },
             left_out=[*findings.left_out, *left_out],
         )
+
+    def _roles(self, source: Sequence[str] | None, target: Sequence[str] | None) -> tuple[list[str], list[str]]:
+        """The modalities of each role: those named, the others by default."""
+        source = list(source or [name for name in self.source if name not in (target or ())])
+        target = list(target or [name for name in self.target if name not in source])
+        target = target or [name for name in self.ids if name not in source]
+        for flag, names in (("--source", source), ("--target", target)):
+            if not names:
+                raise CrossmodError(f"no modality is left to be the {flag[2:]}: name it with {flag}")
+        if both := [name for name in source if name in target]:
+            raise CrossmodError(f"modality {both[0]!r} is source and target: name each once, with --source or --target")
+        return source, target
 
     def _find(self, folders: Sequence[Path], modalities: Sequence[str], findings: Findings) -> list[Scan]:
         unknown = [name for name in modalities if name not in self.ids]
@@ -167,7 +227,14 @@ class DataSet:
         for folder in folders:
             if not folder.is_dir():
                 raise CrossmodError(f"{folder} is no folder: give with -i {self.expects}")
-        scans = [scan for scan in self.find(folders, findings) if scan.modality in modalities]
+        found = list(self.find(folders, findings))
+        findings.used |= {
+            place.where if isinstance(place, Deferred) else place
+            for scan in found
+            for place in (scan.image, scan.label)
+            if isinstance(place, Deferred | Path)
+        }
+        scans = [scan for scan in found if scan.modality in modalities]
         if not scans:
             raise CrossmodError(
                 f"{', '.join(map(str, folders))} holds no scan of {', '.join(modalities)}: give with -i {self.expects}"
@@ -183,11 +250,19 @@ class DataSet:
         return {name: value for value, name in enumerate(names)}, structures
 
     def _with_label_map(self, scan: Scan, labels: Mapping[str, int]) -> Scan:
-        return replace(scan, label_map={value: labels.get(name, 0) for value, name in self.ids[scan.modality].items()})
+        values = {**labels, IGNORE: len(labels)}
+        return replace(scan, label_map={value: values.get(name, 0) for value, name in self.ids[scan.modality].items()})
+
+    def with_labels(self, labels: Mapping[str, Sequence[int]]) -> DataSet:
+        """The data set with other structures, or other values of them in its label files."""
+        ids = {value: name for name, values in labels.items() for value in values}
+        names = [name for name in labels if name not in ("background", IGNORE)]
+        return replace(self, ids=dict.fromkeys(self.ids, ids), structures={"all": names})
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command line."""
         add_common_arguments(parser, source=self.source, target=self.target)
+        add_file_arguments(parser)
         origin = parser.add_mutually_exclusive_group(required=True)
         origin.add_argument("-i", dest="input", type=Path, nargs="+", metavar="FOLDER", help=self.expects)
         origin.add_argument(
@@ -214,28 +289,50 @@ class DataSet:
                 choices=list(self.structures),
                 help="; ".join(f"{name}: {', '.join(kept)}" for name, kept in self.structures.items()),
             )
-        parser.add_argument("--skip-broken", action="store_true", help="leave out what is unusable, and list it")
+        if len({tuple(sorted(table.items())) for table in self.ids.values()}) == 1:
+            table = next(iter(self.ids.values()))
+            parser.add_argument(
+                "--labels",
+                nargs="+",
+                default=[],
+                metavar="NAME=ID[,ID]",
+                help="structures and their values, where they are others than "
+                + " ".join(f"{name}={value}" for value, name in table.items()),
+            )
 
     def run(self, args: argparse.Namespace) -> None:
         """Carry out the command."""
         if args.reuse is not None:
             self._reuse(args)
             return
-        self.convert(
-            args.input,
-            args.dataset_id,
-            args.source,
-            args.target,
-            overwrite=args.overwrite,
-            skip_broken=args.skip_broken,
-            test=args.test or args.split,
-            shots=read_shots(args.shots, args.target),
-            structures=getattr(args, "structures", None),
-        )
+        labels = read_labels(getattr(args, "labels", []), "--labels")
+        dataset = self.with_labels(labels) if labels else self
+        roles = (args.input, args.dataset_id, args.source, args.target)
+        choices: dict[str, Any] = {
+            "overwrite": args.overwrite,
+            "test": args.test or args.split,
+            "shots": read_shots(args.shots, args.target),
+            "structures": None if labels else getattr(args, "structures", None),
+            "handling": read_handling(args),
+        }
+        if args.dry_run:
+            dataset.try_out(*roles, **choices)
+        else:
+            dataset.convert(*roles, skip_broken=args.skip_broken, **choices)
 
     def _reuse(self, args: argparse.Namespace) -> None:
-        if args.shots or args.skip_broken or getattr(args, "structures", None):
-            raise CrossmodError("--reuse takes its data set as it is: leave --shots, --structures, --skip-broken out")
+        changes = (
+            "shots",
+            "skip_broken",
+            "structures",
+            "labels",
+            "dry_run",
+            "allow_empty",
+            "resample_labels",
+            "reorient",
+        )
+        if changing := [f"--{name.replace('_', '-')}" for name in changes if getattr(args, name, None)]:
+            raise CrossmodError(f"--reuse takes its data set as it is: leave {', '.join(changing)} out")
         if args.split in self.splits:
             raise CrossmodError(
                 f"--reuse keeps the test subjects of data set {args.reuse}: leave --split {args.split} out, or "

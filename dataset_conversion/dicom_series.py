@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_crossmod.data.image_files import check_image, quiet_readers
+from nnunet_crossmod.data.scan_listing import image_files, natural_order
 from nnunet_crossmod.errors import CrossmodError
 
 from .dicom_slices import Slice, find_slices, is_dicom_folder, unreadable
-from .find_files import natural_order
-from .slice_grid import SliceGrid
+from .slice_grid import SliceGrid, longest_even_part
 
 __all__ = ["is_dicom_folder", "read_dicom_series", "read_label_stack"]
 
 
-def read_dicom_series(folder: Path, series: str | None = None, *, resample_uneven: bool = False) -> sitk.Image:
+def read_dicom_series(
+    folder: Path, series: str | None = None, *, resample_uneven: bool = False, keep_even: bool = False
+) -> sitk.Image:
     """Read one series of a folder, slices in the order of their positions.
 
     Slices that a gantry tilt shifts against each other are resampled onto an upright grid, and a line says so.
@@ -29,6 +31,7 @@ def read_dicom_series(folder: Path, series: str | None = None, *, resample_uneve
         folder: the folder that holds the files of the series, whatever their names.
         series: description of the series to read where there are several, in full or as a pattern (``*T2*``).
         resample_uneven: interpolate between unevenly spaced slices instead of refusing them.
+        keep_even: of unevenly spaced slices, keep the longest part that is evenly spaced.
 
     Returns:
         The volume, its third axis along the normal of the slices.
@@ -38,6 +41,9 @@ def read_dicom_series(folder: Path, series: str | None = None, *, resample_uneve
             slices at one position, or a missing slice.
     """
     slices = find_slices(folder, series)
+    if keep_even and (kept := longest_even_part(slices)) != slices:
+        tqdm.write(f"{folder}: {len(kept)} of {len(slices)} slices kept, {kept[0].file.name} to {kept[-1].file.name}")
+        slices = kept
     grid = SliceGrid.of_slices(slices, resample_uneven)
     image, loss = grid.place(_read_voxels(folder, slices))
     if loss:
@@ -65,7 +71,7 @@ def read_label_stack(folder: Path, series: Path) -> sitk.Image:
     """
     slices = find_slices(series)
     grid = SliceGrid.of_slices(slices)
-    files = sorted(folder.glob("*.png"), key=lambda file: natural_order(file.stem)) if folder.is_dir() else []
+    files = image_files(folder, ".png")
     if len(files) != len(slices):
         raise CrossmodError(
             f"{folder} holds {len(files)} PNG files, but {series} {len(slices)} slices: download both again"
@@ -95,10 +101,13 @@ def _read_voxels(folder: Path, slices: Sequence[Slice]) -> NDArray[np.generic]:
             image = reader.Execute()
     except RuntimeError as error:
         raise unreadable(folder, error) from error
-    voxels: NDArray[np.generic] = sitk.GetArrayFromImage(image)
+    voxels: NDArray[np.float32] = sitk.GetArrayFromImage(image)
+    for number, item in enumerate(slices):
+        if item.turned_about is not None:
+            voxels[number] = np.float32(item.turned_about) - voxels[number]
     if np.all(np.isfinite(voxels)) and np.array_equal(voxels, np.rint(voxels)):
         low, high = voxels.min(), voxels.max()
-        voxels = voxels.astype(np.int16 if low >= -(2**15) and high < 2**15 else np.int32)
+        return voxels.astype(np.int16 if low >= -(2**15) and high < 2**15 else np.int32)
     return voxels
 
 

@@ -12,15 +12,15 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_crossmod.data.image_files import quiet_readers
+from nnunet_crossmod.data.scan_listing import files_below, is_hidden, natural_order
 from nnunet_crossmod.errors import CrossmodError
-
-from .find_files import natural_order
 
 __all__ = ["Slice", "find_slices", "is_dicom_folder", "unreadable"]
 
 _ENDINGS = (".dcm", ".ima")
 _SERIES, _DESCRIPTION, _POSITION, _ORIENTATION = "0020|000e", "0008|103e", "0020|0032", "0020|0037"
-_DISTANCE, _THICKNESS = "0018|0088", "0018|0050"
+_DISTANCE, _THICKNESS, _ECHO = "0018|0088", "0018|0050", "0018|0081"
+_SCALE, _STORED_BITS, _SIGNED, _SLOPE, _INTERCEPT = "0028|0004", "0028|0101", "0028|0103", "0028|1053", "0028|1052"
 # A directory, annotations, reports, segmentations and structures of a radiotherapy plan: DICOM, but no slices.
 _OTHER_OBJECTS = re.compile(rb"1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(11|66|88|104|481\.[358]))(?![0-9])")
 
@@ -38,6 +38,9 @@ class Slice:
         position: the centre of the first pixel in mm.
         pixel: in-plane spacing in mm.
         thickness: of the slice in mm.
+        echo: the echo time in ms.
+        turned_about: for a slice that is stored light on dark (``MONOCHROME1``): ITK's reader turns its values about
+            the half of this.
     """
 
     file: Path
@@ -48,6 +51,8 @@ class Slice:
     position: tuple[float, ...]
     pixel: tuple[float, ...]
     thickness: float
+    echo: str = ""
+    turned_about: float | None = None
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -62,26 +67,23 @@ class Slice:
 
 
 def is_dicom_folder(folder: Path) -> bool:
-    """Whether the folder itself holds DICOM files, whatever their names."""
-    return folder.is_dir() and any(map(_is_dicom, folder.iterdir()))
+    """Whether the folder itself holds slices as DICOM files, whatever their names."""
+    return folder.is_dir() and any(_is_dicom(file) and not _is_other_object(file) for file in folder.iterdir())
 
 
 def find_slices(folder: Path, series: str | None = None) -> list[Slice]:
     """The slices of the one series in a folder, ascending along their normal.
 
     Args:
-        folder: the folder that holds the files of the series, whatever their names.
+        folder: the folder that holds the files of the series, whatever their names, itself or in sub-folders.
         series: description of the series to read where there are several, in full or as a pattern (``*T2*``).
 
     Raises:
         CrossmodError: no DICOM file, an unreadable one, no such series or several, slices of different size or
             orientation, or two slices at one position.
     """
-    files = (
-        sorted(filter(_is_dicom, folder.iterdir()), key=lambda file: natural_order(file.stem))
-        if folder.is_dir()
-        else []
-    )
+    below = folder.iterdir() if is_dicom_folder(folder) else files_below(folder)
+    files = sorted(filter(_is_dicom, below), key=lambda file: natural_order(file.stem))
     if not files:
         raise CrossmodError(
             f"{folder} holds no DICOM file (.dcm, .ima or others): check the path, or download it again"
@@ -96,12 +98,18 @@ def find_slices(folder: Path, series: str | None = None) -> list[Slice]:
     slices.sort(key=lambda item: item.height)
     gaps = np.diff([item.height for item in slices])
     if len(gaps) and np.any(gaps <= 0.01 * max(float(np.median(gaps)), 1e-3)):
-        first = int(np.argmin(gaps))
-        raise CrossmodError(
-            f"{slices[first].file} and {slices[first + 1].file.name} lie at one position: remove one of them, or "
-            "separate the two series"
-        )
+        raise _same_position(slices, int(np.argmin(gaps)))
     return slices
+
+
+def _same_position(slices: list[Slice], first: int) -> CrossmodError:
+    pair = f"{slices[first].file} and {slices[first + 1].file.name} lie at one position"
+    echoes = sorted({item.echo for item in slices})
+    if len(echoes) > 1:
+        return CrossmodError(
+            f"{pair}, with the echo times {', '.join(echoes)} ms: move the files of each echo to a folder of its own"
+        )
+    return CrossmodError(f"{pair}: remove one of them, or separate the two series")
 
 
 def _one_series(folder: Path, slices: list[Slice], wanted: str | None) -> list[Slice]:
@@ -132,7 +140,7 @@ def _one_series(folder: Path, slices: list[Slice], wanted: str | None) -> list[S
 
 def _is_dicom(file: Path) -> bool:
     """By its ending, or by the four letters that follow the preamble of a DICOM file."""
-    if not file.is_file() or file.name.startswith("."):
+    if not file.is_file() or is_hidden(file):
         return False
     if file.suffix.lower() in _ENDINGS:
         return True
@@ -155,11 +163,14 @@ def _header(file: Path) -> Slice:
             reader.ReadImageInformation()
         size, spacing = (*reader.GetSize(), 1), reader.GetSpacing()
         if size[2] != 1:
-            raise CrossmodError(f"{file} holds {size[2]} slices: export one slice per file, or convert it to NIfTI")
+            raise CrossmodError(
+                f"{file} is a multi-frame DICOM file of {size[2]} slices (enhanced DICOM), which is not read: convert "
+                "it to NIfTI, as with dcm2niix, or export it as one slice per file"
+            )
         position, orientation = _numbers(reader, _POSITION), _numbers(reader, _ORIENTATION)
         # Of a single slice nothing but the header says how thick it is; some scanners write a negative distance.
         thickness = abs((_numbers(reader, _DISTANCE) or _numbers(reader, _THICKNESS) or (1.0,))[0]) or 1.0
-        series = _text(reader, _SERIES)
+        series, turned_about = _text(reader, _SERIES), _turned_about(reader)
     except CrossmodError:
         raise
     except (RuntimeError, ValueError) as error:
@@ -173,7 +184,17 @@ def _header(file: Path) -> Slice:
     if reader.GetNumberOfComponents() != 1:
         raise CrossmodError(f"{file} is a colour picture: move screenshots out of the folder")
     description = _text(reader, _DESCRIPTION)
-    return Slice(file, series, description, size[:2], orientation, position, spacing[:2], thickness)
+    where = size[:2], orientation, position, spacing[:2], thickness
+    return Slice(file, series, description, *where, _text(reader, _ECHO), turned_about)
+
+
+def _turned_about(reader: sitk.ImageFileReader) -> float | None:
+    """What ITK subtracts the values of a slice from, where it is stored light on dark."""
+    if _text(reader, _SCALE) != "MONOCHROME1":
+        return None
+    slope, intercept = ((_numbers(reader, tag) or (default,))[0] for tag, default in ((_SLOPE, 1.0), (_INTERCEPT, 0.0)))
+    largest = -1 if _text(reader, _SIGNED) == "1" else 2 ** int(_text(reader, _STORED_BITS)) - 1
+    return slope * largest + 2 * intercept
 
 
 def _text(reader: sitk.ImageFileReader, tag: str) -> str:

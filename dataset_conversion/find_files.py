@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from nnunet_crossmod.data.scan_listing import files_below, stem_of
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["Findings", "match_files", "natural_order"]
+__all__ = ["Findings", "match_files"]
 
 Key: TypeAlias = tuple[str, ...]
 
@@ -22,16 +23,36 @@ class Findings:
     Attributes:
         skip_broken: go on after something broken.
         left_out: what was left out and why, one line each.
+        renamed: case → the name of its scan, where that has letters that file names had better not have.
+        inputs: the input folders.
+        used: the files and folders that scans and labels are read from.
     """
 
     skip_broken: bool = False
     left_out: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    inputs: list[Path] = field(default_factory=list)
+    used: set[Path] = field(default_factory=set)
 
     def broken(self, message: str) -> None:
         """Stop with the message; or note it and go on."""
         if not self.skip_broken:
             raise CrossmodError(message)
         self.left_out.append(message)
+
+    def unused(self) -> list[Path]:
+        """The files below the input folders that are not used, nor in a used folder, nor beside a file of one name."""
+        used = {path.resolve() for path in self.used}
+        folders = {path for path in used if path.is_dir()}
+        stems = {(path.parent, stem_of(path)) for path in used}
+        return [
+            path
+            for path in dict.fromkeys(path.resolve() for folder in self.inputs for path in files_below(folder))
+            if path not in used
+            and not folders.intersection(path.parents)
+            and (path.parent, stem_of(path)) not in stems
+            and (path.parent, path.stem) not in stems
+        ]
 
 
 def match_files(
@@ -52,14 +73,15 @@ def match_files(
     Raises:
         CrossmodError: no image at all.
     """
-    expression = re.compile(rf"(?:^|/){pattern}\.nii(?:\.gz)?$")
+    findings.inputs += [folder for folder in folders if folder not in findings.inputs]
+    expression = re.compile(rf"(?:^|/){pattern}\.(?i:nii(?:\.gz)?)$")
     groups = [name for name in expression.groupindex if name != "label"]
     images: dict[Key, Path] = {}
     labels: dict[Key, Path] = {}
     for folder in folders:
-        for path in sorted(folder.rglob("*.nii*")):
+        for path in sorted(files_below(folder)):
             match = expression.search(path.relative_to(folder).as_posix())
-            if match is None or path.name.startswith("."):
+            if match is None:
                 continue
             key, files = tuple(match[name] for name in groups), labels if match["label"] else images
             if key in files:
@@ -72,8 +94,3 @@ def match_files(
         findings.broken(f"{labels.pop(key)} has no image beside it: add the image, or remove the label")
     ordered = sorted(images, key=lambda key: [[int(number) for number in re.findall(r"\d+", part)] for part in key])
     return {key: images[key] for key in ordered}, labels
-
-
-def natural_order(name: str) -> tuple[tuple[str, int], ...]:
-    """Sort key under which ``patient2`` comes before ``patient10``."""
-    return tuple((word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", name))

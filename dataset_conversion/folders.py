@@ -8,28 +8,36 @@ The subject of a scan is its name as far as its identifier (``patient002`` of ``
 modalities unless ``"paired"`` is false. ``"subject"``, a regular expression, says otherwise: what it matches, or what
 its group ``(?P<subject>…)`` matches, is the subject. ``"series"`` chooses one of several DICOM series in a folder by
 its description. ``"partial"`` annotates each modality, target or not, for the structures of its own table in
-``"labels_of"``.
+``"labels_of"``. ``"frame"`` chooses one volume of 4D files, or one channel, counted from 0. ``"ignore"`` lists values
+of voxels that nobody annotated, as beside scribbles.
 
 .. code-block:: json
 
     {"name": "Liver", "source": ["MR"], "target": ["CT"], "labels": {"liver": 1, "kidneys": [2, 3]},
      "images": {"MR": "mr/images", "CT": ["ct", "more/scan_*.nii.gz"]}, "label_files": {"MR": "mr/labels"},
-     "labels_of": {"CT": {"liver": 6}}, "series": {"CT": "*venous*"}, "subject": "p[0-9]+", "registered": false,
-     "paired": true, "partial": false, "resample_uneven": false}
+     "labels_of": {"CT": {"liver": 6}}, "ignore": [255], "series": {"CT": "*venous*"}, "frame": {"MR": 0},
+     "subject": "p[0-9]+", "registered": false, "paired": true, "partial": false, "resample_uneven": false,
+     "keep_even": false}
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .command_line import add_common_arguments, main, read_shots
+from .command_line import (
+    add_common_arguments,
+    add_file_arguments,
+    main,
+    read_assignments,
+    read_handling,
+    read_labels,
+    read_shots,
+)
 from .folder_description import dataset_of
 
 __all__ = ["add_arguments", "dataset_of", "run"]
@@ -38,6 +46,7 @@ __all__ = ["add_arguments", "dataset_of", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of ``crossmod convert folders``."""
     add_common_arguments(parser, source=[], target=[])
+    add_file_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="the description, instead of the flags below")
     parser.add_argument("--name", default="Folders", help="of the data set")
     parser.add_argument(
@@ -55,6 +64,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="label maps, if any, likewise ('MR=mr/label_*.nii.gz')",
     )
     parser.add_argument("--labels", nargs="+", default=[], metavar="NAME=ID[,ID]", help="structures and their values")
+    parser.add_argument(
+        "--labels-of",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("MODALITY", "NAME=ID[,ID]"),
+        help="the same for one modality whose values are others (--labels-of CT liver=6); may be repeated",
+    )
+    parser.add_argument("--partial", action="store_true", help="each modality is annotated for its own --labels-of")
+    parser.add_argument(
+        "--ignore",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="ID",
+        help="values of voxels that nobody annotated, as beside scribbles: neither a structure nor background",
+    )
+    parser.add_argument(
+        "--frame",
+        nargs="+",
+        default=[],
+        metavar="MODALITY=N",
+        help="which volume of 4D files, or which channel, counted from 0",
+    )
     parser.add_argument(
         "--subject",
         metavar="REGEX",
@@ -74,29 +107,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resample-uneven", action="store_true", help="interpolate between unevenly spaced DICOM slices"
     )
     parser.add_argument(
+        "--keep-even", action="store_true", help="keep the longest evenly spaced part of uneven DICOM slices instead"
+    )
+    parser.add_argument(
         "--test",
         nargs="+",
         metavar="NAME",
         help="test subjects, by name or number, or patterns of scan names or files ('check/*'); none by default",
     )
     parser.add_argument("--split", choices=["none", "fifth", "labelled-target"], help="a split by rule instead")
-    parser.add_argument("--skip-broken", action="store_true", help="leave out what is unusable, and list it")
 
 
 def run(args: argparse.Namespace) -> None:
     """Carry out ``crossmod convert folders``."""
     base, description = (Path(), _from_flags(args)) if args.json is None else (args.json.parent, _from_json(args.json))
     dataset = dataset_of(description, base)
-    dataset.convert(
-        base,
-        args.dataset_id,
-        args.source,
-        args.target,
-        test=args.test or args.split,
-        shots=read_shots(args.shots, args.target or dataset.target),
-        skip_broken=args.skip_broken,
-        overwrite=args.overwrite,
-    )
+    roles = (base, args.dataset_id, args.source, args.target)
+    choices: dict[str, Any] = {
+        "test": args.test or args.split,
+        "shots": read_shots(args.shots, args.target or dataset.target),
+        "overwrite": args.overwrite,
+        "handling": read_handling(args),
+    }
+    if args.dry_run:
+        dataset.try_out(*roles, **choices)
+    else:
+        dataset.convert(*roles, skip_broken=args.skip_broken, **choices)
 
 
 def _from_json(file: Path) -> dict[str, Any]:
@@ -110,37 +146,22 @@ def _from_json(file: Path) -> dict[str, Any]:
 
 
 def _from_flags(args: argparse.Namespace) -> dict[str, Any]:
-    labels = {name: values[-1].split(",") for name, values in _assignments(args.labels, "--labels").items()}
     description = {
         "name": args.name,
-        "images": _assignments(args.images, "--images"),
-        "label_files": _assignments(args.label_files, "--label-files"),
-        "labels": {name: [_integer(value, name) for value in values] for name, values in labels.items()},
-        "series": {name: values[-1] for name, values in _assignments(args.series, "--series").items()},
+        "images": read_assignments(args.images, "--images"),
+        "label_files": read_assignments(args.label_files, "--label-files"),
+        "labels": read_labels(args.labels, "--labels"),
+        "labels_of": {modality: read_labels(words, "--labels-of") for modality, *words in args.labels_of},
+        "ignore": args.ignore,
+        "series": {name: values[-1] for name, values in read_assignments(args.series, "--series").items()},
+        "frame": {name: values[-1] for name, values in read_labels(args.frame, "--frame").items()},
         "registered": args.registered,
         "paired": not args.unpaired,
+        "partial": args.partial,
         "resample_uneven": args.resample_uneven,
+        "keep_even": args.keep_even,
     }
     return description if args.subject is None else {**description, "subject": args.subject}
-
-
-def _assignments(words: Sequence[str], flag: str) -> dict[str, list[str]]:
-    """Name → its values, of words ``NAME=VALUE``."""
-    values: dict[str, list[str]] = {}
-    for word in words:
-        if not re.fullmatch(r"[^=]+=.+", word):
-            raise CrossmodError(f"{flag} {word} is not NAME=VALUE")
-        name, _, value = word.partition("=")
-        values.setdefault(name, []).append(value)
-    return values
-
-
-def _integer(value: str, name: str) -> int:
-    if not re.fullmatch(r"-?\d+", value):
-        raise CrossmodError(
-            f"label {name!r} has the value {value!r}: give whole numbers, and label maps with --label-files"
-        )
-    return int(value)
 
 
 if __name__ == "__main__":

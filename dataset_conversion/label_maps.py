@@ -8,9 +8,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from nnunet_crossmod.data.image_files import whole_numbers
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["map_labels"]
+__all__ = ["check_segment_names", "map_labels"]
 
 
 def map_labels(
@@ -30,11 +31,12 @@ def map_labels(
     Raises:
         CrossmodError: a value that ``values`` lacks, or a map without any label.
     """
-    voxels = sitk.GetArrayViewFromImage(label)
+    voxels = whole_numbers(sitk.GetArrayViewFromImage(label))
     low, high = voxels.min(), voxels.max()
-    if low == high == 0 and not may_be_empty:
+    if low == high == 0 and values.get(0) == 0 and not may_be_empty:
         raise CrossmodError(
-            f"{where} is empty, it labels no voxel: correct the file, or remove it to leave it unlabelled"
+            f"{where} is empty, it labels no voxel: correct the file, remove it to leave it unlabelled, or add "
+            "--allow-empty if the scan shows none of the structures"
         )
     if np.issubdtype(voxels.dtype, np.integer) and low >= -(2**15) and high < 2**16:
         # Whole volumes of CT: a look-up takes seconds where sorting all voxels takes minutes.
@@ -49,11 +51,38 @@ def map_labels(
         listed = f"{unknown[:10]}{f' and {len(unknown) - 10} more' if len(unknown) > 10 else ''}"
         raise CrossmodError(
             f"{where} holds the values {listed}, which are no labels of this data set; known are {_brief(values)}: "
-            "correct the file, or add them to the label table"
+            "correct the file, or add them with --labels (--ignore for voxels that nobody annotated)"
         )
     table: NDArray[np.uint8] = np.zeros(int(places[-1]) + 1, dtype=np.uint8)
     table[places] = [values[int(value)] for value in present]
     return np.asarray(table[index].reshape(voxels.shape))
+
+
+def check_segment_names(label: sitk.Image, structures: Mapping[int, str], where: str) -> None:
+    """Compare the names that 3D Slicer gives the values of a segmentation with those of the data set.
+
+    Slicer numbers the segments of every file anew, so a value may mean another structure in the next file.
+
+    Args:
+        label: the label map as it is in its file.
+        structures: value in the file → structure.
+        where: the file, for messages.
+
+    Raises:
+        CrossmodError: a value is named as another structure of the data set.
+    """
+    value_of = {name.lower(): value for value, name in structures.items()}
+    for number in range(len(structures) + 1):
+        name, value = (
+            label.GetMetaData(key) if label.HasMetaDataKey(key) else ""
+            for key in (f"Segment{number}_Name", f"Segment{number}_LabelValue")
+        )
+        meant = value_of.get(name.lower())
+        if meant is not None and value.isdecimal() and structures.get(int(value), "").lower() != name.lower():
+            raise CrossmodError(
+                f"{where} calls the value {value} {name!r}, but {name}={meant} was given with --labels: export the "
+                "segmentations with one numbering"
+            )
 
 
 def _brief(values: Iterable[int]) -> str:

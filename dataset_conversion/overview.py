@@ -19,9 +19,10 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from nnunet_crossmod.data.block import CrossmodBlock
+from nnunet_crossmod.data.image_files import axis_codes
 from nnunet_crossmod.pictures.overlays import COLOURS, colours_of, overlay
 
-__all__ = ["ScanFacts", "contact_sheet", "examine_scan", "overview_table"]
+__all__ = ["ScanFacts", "contact_sheet", "examine_scan", "orientations", "overview_table", "overview_warnings"]
 
 _TILE = 112
 _COLUMNS = 10
@@ -38,6 +39,7 @@ class ScanFacts:
         voxels: how many voxels each label value has; empty where there is no label map.
         picture: one slice, its longer side at most 112 pixels of equal size in both directions.
         labels: the label map of that slice, zero where there is none.
+        axes: where its axes run to, as ``LPS``.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ScanFacts:
     voxels: Counter[int]
     picture: NDArray[np.float32]
     labels: NDArray[np.uint8]
+    axes: str
 
 
 def examine_scan(name: str, image: sitk.Image, label: NDArray[np.uint8] | None) -> ScanFacts:
@@ -72,7 +75,7 @@ def examine_scan(name: str, image: sitk.Image, label: NDArray[np.uint8] | None) 
         np.arange(columns) * plane.shape[1] // columns,
     )
     counted = Counter() if label is None else Counter(dict(enumerate(np.bincount(label.ravel()).tolist())))
-    return ScanFacts(name, image.GetSpacing(), counted, plane[nearest], tinted[nearest])
+    return ScanFacts(name, image.GetSpacing(), counted, plane[nearest], tinted[nearest], axis_codes(image))
 
 
 def overview_table(facts: Sequence[ScanFacts], block: CrossmodBlock, skipped: Sequence[str] = ()) -> str:
@@ -106,6 +109,42 @@ def overview_table(facts: Sequence[ScanFacts], block: CrossmodBlock, skipped: Se
     if skipped:
         lines += [f"Left out ({len(skipped)}):", *(f"  {reason}" for reason in skipped)]
     return "\n".join(lines)
+
+
+def orientations(facts: Sequence[ScanFacts], block: CrossmodBlock) -> dict[str, tuple[str, ...]]:
+    """Modality → the orientations of its training scans, the most frequent first."""
+    counted: dict[str, Counter[str]] = {}
+    for scan in facts:
+        if scan.name in block.cases:
+            counted.setdefault(block.cases[scan.name].modality, Counter())[scan.axes] += 1
+    return {
+        name: tuple(axes for axes, _ in counted[name].most_common()) for name in block.modalities if name in counted
+    }
+
+
+def overview_warnings(facts: Sequence[ScanFacts], block: CrossmodBlock, reorients: bool) -> list[str]:
+    """What is doubtful about the scans themselves, one line each.
+
+    Args:
+        facts: the scans of the data set.
+        block: which of them is what.
+        reorients: whether nnU-Net turns all of them to one orientation.
+    """
+    warnings = []
+    annotated = [scan for scan in facts if scan.name in block.cases and block.cases[scan.name].annotated]
+    for name, value in block.labels.items():
+        if not any(scan.voxels[value] and value in block.cases[scan.name].visible for scan in annotated):
+            warnings.append(
+                f"no annotated scan holds {name!r}, so it cannot be learnt: check the labels, or leave it out"
+            )
+    found = orientations(facts, block)
+    if len({axes for codes in found.values() for axes in codes}) > 1 and not reorients:
+        listed = "; ".join(f"{name} {', '.join(codes)}" for name, codes in found.items())
+        warnings.append(
+            f"the axes of scans run differently ({listed}), and networks see them as they are stored: convert with "
+            "--reorient, so that nnU-Net turns all to one orientation"
+        )
+    return warnings
 
 
 def contact_sheet(facts: Sequence[ScanFacts], block: CrossmodBlock, file: Path) -> Path:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import pandas as pd
+from nnunet_crossmod.data.scan_listing import natural_order
 
-from .find_files import natural_order
 from .raw_dataset import RawDataset, Scan
 
 __all__ = ["preview_table", "print_preview"]
@@ -27,6 +26,8 @@ def preview_table(dataset: RawDataset) -> str:
     Args:
         dataset: what is about to be written.
     """
+    import pandas as pd  # here: --help must not wait for it
+
     scans = sorted(dataset.scans, key=lambda scan: (natural_order(scan.subject), natural_order(scan.name)))
     rows = [(scan.name, scan.subject, scan.modality, role_of(scan, dataset)) for scan in scans]
     table = pd.DataFrame(rows, columns=["scan", "subject", "modality", "role"])
@@ -37,7 +38,23 @@ def preview_table(dataset: RawDataset) -> str:
     if len(table) < len(rows):
         lines.append(f"  … and {len(rows) - len(table)} more")
     subjects = len({scan.subject for scan in dataset.scans})
-    return "\n".join([f"{dataset.name}: {len(rows)} scans of {subjects} subjects", *lines])
+    tested = sum(scan.test for scan in dataset.scans) or "none"
+    return "\n".join([f"{dataset.name}: {len(rows)} scans of {subjects} subjects, {tested} for the test", *lines])
+
+
+def problem_table(dataset: RawDataset, wrong: Mapping[str, str], general: Sequence[str]) -> str:
+    """One row per scan with what is wrong with it, then what is wrong besides.
+
+    Args:
+        dataset: what would be written.
+        wrong: scan → what is wrong with it.
+        general: what is wrong with other files, or with the data set.
+    """
+    scans = sorted(dataset.scans, key=lambda scan: (scan.name not in wrong, scan.modality, natural_order(scan.name)))
+    width = max((len(scan.name) for scan in scans), default=0)
+    lines = [f"  {scan.name:{width}}  {scan.modality}  {wrong.get(scan.name, 'in order')}" for scan in scans]
+    besides = ["Besides:", *(f"  {problem}" for problem in general)] if general else []
+    return "\n".join([f"{dataset.name}: {len(wrong)} of {len(scans)} scans cannot be used", *lines, *besides])
 
 
 def role_of(scan: Scan, dataset: RawDataset) -> str:

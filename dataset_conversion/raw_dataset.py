@@ -18,9 +18,24 @@ from nnunet_crossmod.errors import CrossmodError
 
 from .splits import splits
 
-__all__ = ["FILE_ENDING", "Annotation", "Deferred", "RawDataset", "Scan", "Voxels", "in_order", "place_of"]
+__all__ = [
+    "AS_THEY_ARE",
+    "FILE_ENDING",
+    "IGNORE",
+    "Annotation",
+    "Deferred",
+    "Handling",
+    "RawDataset",
+    "Scan",
+    "Voxels",
+    "in_order",
+    "place_of",
+]
 
 FILE_ENDING = ".nii.gz"
+REORIENTING_READER = "NibabelIOWithReorient"
+IGNORE = "ignore"
+"""nnU-Net's name of the label that voxels have which nobody annotated."""
 _CASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Annotation: TypeAlias = Literal["all"] | Sequence[str]
@@ -88,6 +103,24 @@ def in_order(modalities: Iterable[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Handling:
+    """How label maps and orientations are taken.
+
+    Attributes:
+        allow_empty: label maps may be empty.
+        resample_labels: label maps on another grid are put onto that of their image, by the nearest voxel.
+        reorient: nnU-Net turns all scans to one orientation when it reads them.
+    """
+
+    allow_empty: bool = False
+    resample_labels: bool = False
+    reorient: bool = False
+
+
+AS_THEY_ARE = Handling()
+
+
+@dataclass(frozen=True)
 class RawDataset:
     """What becomes ``DatasetXXX_Name``.
 
@@ -108,6 +141,7 @@ class RawDataset:
         licence: for ``dataset.json``.
         conversion: how the data set was made (its split, its structures), recorded in ``dataset.json``.
         left_out: what was left out and why, one line each; printed and recorded.
+        handling: how label maps and orientations are taken.
     """
 
     name: str
@@ -125,6 +159,7 @@ class RawDataset:
     licence: str = ""
     conversion: Mapping[str, Any] = field(default_factory=dict)
     left_out: Sequence[str] = ()
+    handling: Handling = AS_THEY_ARE
 
     @property
     def training(self) -> list[Scan]:
@@ -133,7 +168,7 @@ class RawDataset:
 
     @property
     def ignore(self) -> int:
-        """The value of nnU-Net's ignore label, which stands in the label files of unlabelled scans."""
+        """The value of nnU-Net's ignore label: all of an unlabelled scan, and voxels that nobody annotated."""
         return len(self.labels)
 
     def without(self, names: Collection[str], reasons: Sequence[str]) -> RawDataset:
@@ -166,12 +201,15 @@ class RawDataset:
                 )
         for modality in (*self.source, *self.target):
             if not any(scan.modality == modality for scan in self.training):
+                skipped = f"; left out were: {'; '.join(self.left_out)}" if self.left_out else ""
                 raise CrossmodError(
-                    f"modality {modality!r} has no training scans: add some, choose another --split, or "
-                    "leave it out of --source and --target"
+                    f"modality {modality!r} has no training scans: add some, choose another --split or "
+                    f"--test, or leave it out of --source and --target{skipped}"
                 )
         if not any(scan.annotated and scan.modality in self.source for scan in self.training):
-            raise CrossmodError(f"no training scan of the source {list(self.source)} is annotated: add its label files")
+            raise CrossmodError(
+                f"no training scan of the source {list(self.source)} is annotated: add its label files (--label-files)"
+            )
 
     def describe(self, where: str) -> tuple[dict[str, Any], CrossmodBlock, Folds]:
         """The content of ``dataset.json``, its block, and the folds.
@@ -184,8 +222,9 @@ class RawDataset:
         """
         block = self._block()
         labels = dict(self.labels)
-        if not all(case.labelled for case in block.cases.values()):
-            labels["ignore"] = self.ignore
+        partly_ignored = any(self.ignore in (scan.label_map or {}).values() for scan in self.scans)
+        if partly_ignored or not all(case.labelled for case in block.cases.values()):
+            labels[IGNORE] = self.ignore
         dataset_json: dict[str, Any] = {
             "name": self.name,
             "description": self.description,
@@ -195,6 +234,7 @@ class RawDataset:
             "labels": labels,
             "numTraining": len(block.cases),
             "file_ending": FILE_ENDING,
+            **({"overwrite_image_reader_writer": REORIENTING_READER} if self.handling.reorient else {}),
             "conversion": {**self.conversion, **({"left_out": list(self.left_out)} if self.left_out else {})},
             "crossmod": block.to_json(),
         }

@@ -18,7 +18,7 @@ from nnunet_crossmod.data.block import Case, CrossmodBlock
 from nnunet_crossmod.data.modality_channel import channel_file
 from nnunet_crossmod.errors import CrossmodError
 
-from .raw_dataset import FILE_ENDING, Scan
+from .raw_dataset import FILE_ENDING, IGNORE, Scan
 from .raw_files import CaseFiles, raw_files, read_case
 from .roles import TestChoice, choose_test_subjects
 from .splits import splits
@@ -85,7 +85,7 @@ def reuse_dataset(
     from .overview import contact_sheet, overview_table
 
     with atomic_folder(folder, replacing=existing) as complete:
-        facts, training_files = _share_files(base, block, folder, complete, dataset_json["labels"].get("ignore"))
+        facts, training_files = _share_files(base, block, folder, complete, dataset_json["labels"].get(IGNORE))
         write_descriptions(complete, {**dataset_json, "dataset": training_files}, folds)
         contact_sheet(facts, block, complete / SHEET)
     print(f"\n{folder}, with the files of {base.folder.name}: {overview_table(facts, block, left_out)}\n")
@@ -168,9 +168,10 @@ class _Base:
 
     def describe(self, block: CrossmodBlock, test_subjects: set[str], left_out: Sequence[str]) -> dict[str, Any]:
         """``dataset.json`` of the other direction, without its ``"dataset"``."""
-        labels = {name: value for name, value in self.dataset_json["labels"].items() if name != "ignore"}
-        if not all(case.labelled for case in block.cases.values()):
-            labels["ignore"] = len(labels)
+        labels = {name: value for name, value in self.dataset_json["labels"].items() if name != IGNORE}
+        partly_ignored = "ignored_values" in self.dataset_json.get("conversion", {})
+        if partly_ignored or not all(case.labelled for case in block.cases.values()):
+            labels[IGNORE] = len(labels)
         conversion = {
             **self.dataset_json.get("conversion", {}),
             "reuses": self.folder.name,

@@ -1,9 +1,10 @@
 """MM-WHS as released with PnP-AdaNet and SIFA: training slices in TFRecords, test volumes in npz files.
 
-Training is ``ct_train_tfs/*.tfrecords``, ``ct_val_tfs``, ``mr_train_tfs``, ``mr_val_tfs``: three neighbouring slices a
-file, of which the middle one is the sample. It becomes a case of one slice, because the release does not say whose
-slice it is. The one fold validates the release's own validation slices. Test volumes are ``ct_*1003*.npz`` and so on,
-stored rotated by half a turn against training, which is undone. No voxel size is given: it is written as 1 mm.
+Training is ``ct_train_tfs/*.tfrecords``, ``ct_val_tfs``, ``mr_train_tfs``, ``mr_val_tfs``, or ``training_ct`` and
+``training_mr`` as in the repository of SIFA: three neighbouring slices a file, of which the middle one is the sample.
+It becomes a case of one slice, because the release does not say whose slice it is. The one fold validates the release's
+own validation slices. Test volumes are ``ct_*1003*.npz`` and so on, stored rotated by half a turn against training,
+which is undone. No voxel size is given: it is written as 1 mm.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from functools import partial
 from pathlib import Path
 
 import SimpleITK as sitk
+
+from nnunet_crossmod.data.scan_listing import files_below
 
 from .conversion import DataSet
 from .find_files import Findings
@@ -26,22 +29,26 @@ _KIND = re.compile(r"(?:^|[^a-z])(ct|mr)(?:[^a-z]|$)")
 
 def find(folders: Sequence[Path], findings: Findings) -> Iterator[Scan]:
     """The slices and volumes below some folders; they are read when they are written."""
+    findings.inputs += folders
     files: dict[str, Path] = {}
     for folder in folders:
-        for path in sorted(file for ending in ("tfrecords", "npz") for file in folder.rglob(f"*.{ending}")):
+        for path in sorted(file for file in files_below(folder) if file.suffix in (".tfrecords", ".npz")):
             kinds = _KIND.findall(path.stem.lower()) or _KIND.findall(path.parent.name.lower())
             if not kinds:
                 findings.broken(f"{path}: neither its name nor its folder says ct or mr: rename it")
                 continue
             test = path.suffix == ".npz"
             read = read_npz_volume if test else read_slice_record
-            name = f"{kinds[0]}_test_{path.stem}" if test else path.stem
+            words = re.split(r"[^a-z]", f"{path.parent.name}_{path.stem}".lower())
+            validation = "val" in words or "validation" in words
+            part = "test" if test else "val" if validation else "train"
+            named_by_folder = test or not _KIND.search(path.stem.lower())
+            name = f"{kinds[0]}_{part}_{path.stem}" if named_by_folder else path.stem
             if name in files:
                 findings.broken(f"{files[name]} and {path} are the same file of the data set: remove one")
                 continue
             files[name] = path
             image, label = (Deferred(path, partial(_pick, read, path, part)) for part in (0, 1))
-            validation = "val" in re.split(r"[^a-z]", f"{path.parent.name}_{path.stem}".lower())
             yield Scan(name, kinds[0].upper(), name, image, label, (), test, None, validation, may_be_empty=not test)
 
 
@@ -52,7 +59,8 @@ def _pick(read: Callable[[Path], tuple[sitk.Image, sitk.Image]], path: Path, par
 DATASET = DataSet(
     name="MMWHSSIFA",
     description="MM-WHS 2017, slices as released with PnP-AdaNet and SIFA",
-    expects="the folder with ct_train_tfs, ct_val_tfs, mr_train_tfs, mr_val_tfs and the npz test volumes",
+    expects="the folder with ct_train_tfs, ct_val_tfs, mr_train_tfs, mr_val_tfs (or training_ct, training_mr) and the "
+    "npz test volumes",
     ids={"MR": IDS, "CT": IDS},
     structures={"four": ["Myo", "LA", "LV", "AA"]},
     find=find,

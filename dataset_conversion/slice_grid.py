@@ -14,7 +14,7 @@ from nnunet_crossmod.errors import CrossmodError
 
 from .dicom_slices import Slice
 
-__all__ = ["SliceGrid"]
+__all__ = ["SliceGrid", "longest_even_part"]
 
 # Scanners round positions. More than this is a missing slice (share of the distance of slices) or a tilt (of a pixel).
 _TOLERATED_GAP = 0.05
@@ -162,9 +162,27 @@ def _uneven(slices: Sequence[Slice]) -> CrossmodError:
     worst = int(np.argmax(np.abs(gaps - usual)))
     return CrossmodError(
         f"{slices[worst].file} and {slices[worst + 1].file.name} are {gaps[worst]:.4g} mm apart, other slices "
-        f"{usual:.4g} mm: a slice is missing or in excess; download the series again, or interpolate with "
-        "--resample-uneven"
+        f"{usual:.4g} mm: a slice is missing or in excess; download the series again, interpolate with "
+        "--resample-uneven, or keep the longest even part with --keep-even"
     )
+
+
+def longest_even_part(slices: Sequence[Slice]) -> list[Slice]:
+    """The longest run of slices, ascending along their normal, that are evenly spaced."""
+    heights = np.asarray([item.height for item in slices])
+    best, start = (0, 1), 0
+    for stop in range(2, len(slices) + 1):
+        while not _is_even(heights[start:stop]):
+            start += 1
+        best = max(best, (start, stop), key=lambda part: part[1] - part[0])
+    return list(slices[slice(*best)])
+
+
+def _is_even(heights: Vector) -> bool:
+    if len(heights) < 3:
+        return True
+    _, step, deviation = _fit(np.arange(len(heights)), heights[:, None])
+    return bool(np.abs(deviation).max() <= _TOLERATED_GAP * abs(step[0]))
 
 
 def _evenly(voxels: NDArray[Any], shares: Vector, labels: bool) -> NDArray[Any]:

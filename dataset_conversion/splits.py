@@ -44,7 +44,8 @@ def splits(cases: Mapping[str, Case], folds: int = 5, seed: int = 12345) -> list
     if len(annotated) < 2:
         raise CrossmodError(
             f"{len(annotated)} of {len({case.subject for case in cases.values()})} subjects are annotated: "
-            "annotate at least two, one to train on and one to validate, or move a test subject to training"
+            "annotate at least two, one to train on and one to validate, or move a test subject to training (--test, "
+            "--split)"
         )
     fold_of = _assign(labelled, annotated, min(folds, len(annotated)), seed)
     return [

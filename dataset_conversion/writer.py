@@ -10,8 +10,9 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,19 +21,36 @@ from tqdm import tqdm
 
 from nnunet_crossmod.data.atomic_folder import atomic_folder
 from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.data.image_files import check_image, check_same_grid, is_all_zero, read_image
+from nnunet_crossmod.data.image_files import (
+    Reading,
+    aligned,
+    check_image,
+    check_same_grid,
+    is_all_zero,
+    onto_grid,
+    read_with_notes,
+    save_image,
+)
 from nnunet_crossmod.data.modality_channel import channel_file, modality_channel
 from nnunet_crossmod.errors import CrossmodError
 
-from .label_maps import map_labels
+from .label_maps import check_segment_names, map_labels
 from .raw_dataset import FILE_ENDING, Deferred, RawDataset, Scan, Voxels
 
 if TYPE_CHECKING:
     from .overview import ScanFacts
 
-__all__ = ["SHEET", "new_dataset_folder", "raw_folder_of", "write_descriptions", "write_raw_dataset"]
+__all__ = [
+    "SHEET",
+    "new_dataset_folder",
+    "raw_folder_of",
+    "try_raw_dataset",
+    "write_descriptions",
+    "write_raw_dataset",
+]
 
 SHEET = "contact_sheet.png"
+_RESAMPLE = "put the label map onto the image with --resample-labels, or export it anew"
 _RAW, _PREPROCESSED = "nnUNet_raw", "nnUNet_preprocessed"
 
 
@@ -65,18 +83,19 @@ def write_raw_dataset(
     # Once before anything is written: what cannot become a data set is reported before minutes of copying.
     dataset_json, block, folds = dataset.describe(folder.name)
     # Only now: the metrics that this package imports beside it take seconds to load.
-    from .overview import contact_sheet, overview_table
+    from .overview import contact_sheet, orientations, overview_table, overview_warnings
 
     facts: list[ScanFacts] = []
     reasons: list[str] = []
     broken: set[str] = set()
+    notes: dict[str, list[str]] = {}
     with atomic_folder(folder, replacing=existing) as complete:
         for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
             (complete / part).mkdir()
         with tqdm(total=len(dataset.scans), desc=f"Writing {folder.name}", unit="scan", disable=None) as progress:
             for group in _groups(dataset):
                 try:
-                    facts += _write_group(group, complete, block, dataset)
+                    facts += _write_group(group, complete, block, dataset, notes)
                 except CrossmodError as error:
                     if not skip_broken:
                         raise
@@ -88,11 +107,79 @@ def write_raw_dataset(
             dataset = dataset.without(broken, reasons)
             dataset.check()
             dataset_json, block, folds = dataset.describe(folder.name)
+        dataset_json["crossmod"] = replace(block, orientations=orientations(facts, block)).to_json()
         write_descriptions(complete, dataset_json, folds)
         contact_sheet(facts, block, complete / SHEET)
-    print(f"\n{folder}: {overview_table(facts, block, dataset.left_out)}\nTo check by eye: {folder / SHEET}\n")
+    print(f"\n{folder}: {overview_table(facts, block, dataset.left_out)}\nTo check by eye: {folder / SHEET}")
+    _print_doubts(notes, overview_warnings(facts, block, dataset.handling.reorient))
     _warn_of_old_data(folder, existing)
     return folder
+
+
+def try_raw_dataset(
+    dataset: RawDataset,
+    dataset_id: int,
+    problems: Sequence[str] = (),
+    *,
+    raw_folder: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Read and check all that :func:`write_raw_dataset` would, print what is wrong with each scan, and write nothing.
+
+    Args:
+        dataset: what the data set would hold.
+        dataset_id: 1 to 999.
+        problems: what is wrong besides, one line each.
+        raw_folder: where it would be written; ``$nnUNet_raw`` by default.
+        overwrite: whether it may replace the data set that has this id.
+
+    Raises:
+        CrossmodError: something is wrong.
+    """
+    from .overview import overview_warnings
+    from .preview import problem_table
+
+    wrong: dict[str, str] = {}
+    general = list(problems)
+    facts: list[ScanFacts] = []
+    notes: dict[str, list[str]] = {}
+    for group in tqdm(list(_groups(dataset)), desc=f"Reading {dataset.name}", unit="scan", disable=None):
+        read: list[_ScanData] = []
+        for scan in group:
+            try:
+                read.append(_read_scan(scan, dataset))
+                check_same_grid(read[0].image, read[-1].image, read[0].scan.image_place, scan.image_place)
+            except CrossmodError as error:
+                wrong[scan.name] = str(error)
+            else:
+                facts.append(_facts(read[-1], notes))
+    kept = dataset.without(set(wrong), [])
+    doubts: list[str] = []
+    try:
+        new_dataset_folder(dataset_id, dataset.name, raw_folder, overwrite)
+    except CrossmodError as error:
+        general.append(str(error))
+    try:
+        kept.check()
+        doubts = overview_warnings(facts, kept.describe(dataset.name)[1], dataset.handling.reorient)
+    except CrossmodError as error:
+        general.append(str(error))
+    print(problem_table(dataset, wrong, general))
+    _print_doubts(notes, doubts)
+    if wrong or general:
+        raise CrossmodError(
+            f"{len(wrong)} of {len(dataset.scans)} scans cannot be used, {len(general)} things are wrong besides: "
+            "see the table; mend them, or leave the scans out with --skip-broken"
+        )
+    print("Nothing is wrong: convert without --dry-run")
+
+
+def _print_doubts(notes: Mapping[str, Sequence[str]], warnings: Sequence[str]) -> None:
+    for note, places in notes.items():
+        others = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        print(f"Note: {places[0]}{others}: {note}; written so that all readers agree")
+    for warning in warnings:
+        print(f"Warning: {warning}")
 
 
 def new_dataset_folder(
@@ -143,24 +230,52 @@ def _groups(dataset: RawDataset) -> Iterator[list[Scan]]:
     yield from groups.values()
 
 
-def _write_group(group: Sequence[Scan], folder: Path, block: CrossmodBlock, dataset: RawDataset) -> list[ScanFacts]:
+class _ScanData(NamedTuple):
+    """A scan that was read: its image, the notes on its file, its label map (z, y, x) if it has one."""
+
+    scan: Scan
+    reading: Reading
+    label: NDArray[np.uint8] | None
+
+    @property
+    def image(self) -> sitk.Image:
+        return self.reading.image
+
+
+def _read_scan(scan: Scan, dataset: RawDataset) -> _ScanData:
+    reading = _read(scan.image, scan.image_place)
+    if is_all_zero(reading.image):
+        raise CrossmodError(f"{scan.image_place} is all zero: export the scan again, or leave the case out")
+    return _ScanData(scan, reading, None if scan.label is None else _read_label(scan, reading.image, dataset))
+
+
+def _write_group(
+    group: Sequence[Scan], folder: Path, block: CrossmodBlock, dataset: RawDataset, notes: dict[str, list[str]]
+) -> list[ScanFacts]:
+    read = [_read_scan(scan, dataset) for scan in group]
+    for item in read:
+        check_same_grid(read[0].image, item.image, read[0].scan.image_place, item.scan.image_place)
+    images = [item.image for item in read]
+    for item in read:
+        scan, files = item.scan, _Files(folder, item.scan)
+        if isinstance(scan.image, Path):
+            save_image(item.reading, scan.image, files.image, shutil.copyfile)
+        else:
+            _save(item.image, files.image)
+        _save(modality_channel(item.image, block.modalities.index(scan.modality), images), files.modality_channel)
+        if item.label is not None:
+            _save_label(item.label, item.image, files.label)
+        elif not scan.test:
+            _save_label(np.full(item.image.GetSize()[::-1], dataset.ignore, dtype=np.uint8), item.image, files.label)
+    return [_facts(item, notes) for item in read]
+
+
+def _facts(item: _ScanData, notes: dict[str, list[str]]) -> ScanFacts:
     from .overview import examine_scan
 
-    images = [_read_image(scan) for scan in group]
-    for scan, image in zip(group, images, strict=True):
-        check_same_grid(images[0], image, group[0].image_place, scan.image_place)
-    facts = []
-    for scan, image in zip(group, images, strict=True):
-        files = _Files(folder, scan)
-        _save_image(scan, image, files.image)
-        _save(modality_channel(image, block.modalities.index(scan.modality), images), files.modality_channel)
-        label = None if scan.label is None else _read_label(scan, image, dataset)
-        if label is not None:
-            _save_label(label, image, files.label)
-        elif not scan.test:
-            _save_label(np.full(image.GetSize()[::-1], dataset.ignore, dtype=np.uint8), image, files.label)
-        facts.append(examine_scan(scan.name, image, label))
-    return facts
+    for note in item.reading.notes:
+        notes.setdefault(note, []).append(item.scan.image_place)
+    return examine_scan(item.scan.name, item.image, item.label)
 
 
 class _Files:
@@ -181,38 +296,29 @@ def _remove(group: Sequence[Scan], folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def _read(voxels: Voxels, where: str) -> sitk.Image:
+def _read(voxels: Voxels, where: str) -> Reading:
     if isinstance(voxels, Path):
-        return read_image(voxels)
+        return read_with_notes(voxels)
     image = voxels.read() if isinstance(voxels, Deferred) else voxels
     check_image(image, where)
-    return image
-
-
-def _read_image(scan: Scan) -> sitk.Image:
-    image = _read(scan.image, scan.image_place)
-    if is_all_zero(image):
-        raise CrossmodError(f"{scan.image_place} is all zero: export the scan again, or leave the case out")
-    return image
+    return Reading(image)
 
 
 def _read_label(scan: Scan, image: sitk.Image, dataset: RawDataset) -> NDArray[np.uint8]:
     """The label map of a scan in the data set's values."""
     assert scan.label is not None
-    label = _read(scan.label, scan.label_place)
-    check_same_grid(image, label, scan.image_place, scan.label_place)
+    label = aligned(image, _read(scan.label, scan.label_place).image)
     values = dataset.label_map if scan.label_map is None else scan.label_map
     if values is None:
         values = {value: value for value in dataset.labels.values()}
-    return map_labels(label, {0: 0, **values}, scan.label_place, scan.may_be_empty)
-
-
-def _save_image(scan: Scan, image: sitk.Image, destination: Path) -> None:
-    if isinstance(scan.image, Path) and scan.image.name.endswith(FILE_ENDING):
-        # A copy keeps voxels and affine bit by bit; reading and writing would round the affine once more.
-        shutil.copyfile(scan.image, destination)
+    names = {value: name for name, value in dataset.labels.items()}
+    check_segment_names(label, {value: names[own] for value, own in values.items() if own in names}, scan.label_place)
+    if dataset.handling.resample_labels:
+        label = onto_grid(label, image, scan.label_place)
     else:
-        _save(image, destination)
+        check_same_grid(image, label, scan.image_place, scan.label_place, _RESAMPLE)
+    may_be_empty = scan.may_be_empty or dataset.handling.allow_empty
+    return map_labels(label, {0: 0, **values}, scan.label_place, may_be_empty)
 
 
 def _save_label(values: NDArray[np.uint8], image: sitk.Image, destination: Path) -> None:

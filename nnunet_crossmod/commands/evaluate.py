@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
         known.ignore,
         tolerance=args.tolerance,
         processes=args.processes,
+        known=list(known.labels.values()),
     )
     print(printed(scores, args.tolerance))
     if args.output is not None:

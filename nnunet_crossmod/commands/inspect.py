@@ -23,7 +23,12 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from nnunet_crossmod.data.block import CrossmodBlock
-    from nnunet_crossmod.dataset_conversion.overview import contact_sheet, examine_scan, overview_table
+    from nnunet_crossmod.dataset_conversion.overview import (
+        contact_sheet,
+        examine_scan,
+        overview_table,
+        overview_warnings,
+    )
     from nnunet_crossmod.dataset_conversion.raw_files import raw_files, read_case
 
     block = CrossmodBlock.from_dataset_json(dataset_json, str(dataset_json_path))
@@ -35,6 +40,9 @@ def run(args: argparse.Namespace) -> None:
         image, label = read_case(files)
         facts.append(examine_scan(name, image, label if cases[name].labelled else None))
     print(f"{folder}: {overview_table(facts, block, dataset_json.get('conversion', {}).get('left_out', []))}")
+    reorients = str(dataset_json.get("overwrite_image_reader_writer", "")).endswith("WithReorient")
+    for warning in overview_warnings(facts, block, reorients):
+        print(f"Warning: {warning}")
     sheet = Path(f"{folder.name}.png") if args.output is None else args.output
     sheet.parent.mkdir(parents=True, exist_ok=True)
     print(f"To check by eye: {contact_sheet(facts, block, sheet)}")

@@ -33,12 +33,15 @@ def run(args: argparse.Namespace) -> None:
         dataset_json = args.dataset_json or find_dataset_json(args.dataset)
 
     from nnunet_crossmod.inference.modality_channel import Contract, add_modality_channel, check_models
-    from nnunet_crossmod.inference.scans import find_cases, modalities_of
+    from nnunet_crossmod.inference.scans import find_cases, modalities_of, unused_files
 
     contract = Contract.read(dataset_json)
     if args.dataset is not None and not names_model:
         check_models(args.dataset, contract.modalities, dataset_json)
-    names = sorted(find_cases(args.input, contract.ending, contract.channels))
+    cases = find_cases(args.input, contract.ending, contract.channels)
+    names = sorted(cases)
+    if unused := unused_files(args.input, cases):
+        print(f"Note: {unused}")
     modalities = modalities_of(args, names, contract.modalities, str(dataset_json))
     add_modality_channel(args.input, args.output, modalities, dataset_json, overwrite=args.overwrite)
     for modality in sorted(set(modalities.values())):

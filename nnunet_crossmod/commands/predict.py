@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from nnunet_crossmod.inference.predictor import Predictor
-    from nnunet_crossmod.inference.scans import find_cases, modalities_of
+    from nnunet_crossmod.inference.scans import find_cases, modalities_of, orientation_warnings, unused_files
     from nnunet_crossmod.inference.trained_model import open_model
 
     model = open_model(folder, args.folds, args.checkpoint)
@@ -71,6 +71,10 @@ def run(args: argparse.Namespace) -> None:
         results_on_device=not args.not_on_device,
         show_tiles=len(chosen) == 1 and not args.disable_progress_bar,
     )
+    if unused := unused_files(args.input, cases):
+        print(f"Note: {unused}")
+    for warning in orientation_warnings({case: cases[case] for case in chosen}, modalities, model.orientations):
+        print(f"Warning: {warning}")
     for modality in sorted({modalities[case] for case in chosen}):
         if caution := model.caution(modality):
             print(f"Note: {caution}")

@@ -16,6 +16,8 @@
 ``labelled`` says whether the label file holds real labels (the default) or only nnU-Net's ignore label. ``pseudo`` says
 that models made the label file (``crossmod self-train``): training may learn from it, but it is no reference.
 ``registered`` declares that scans of one subject lie on one grid. ``test`` names the cases of ``imagesTs``.
+``orientations``, if it is there, lists for each modality where the axes x, y and z of its scans run to (``LPS``: left,
+posterior, superior).
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ class CrossmodBlock:
     labels: Mapping[str, int]
     registered: bool = False
     test: Mapping[str, Case] = field(default_factory=dict)
+    orientations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_dataset_json(cls, dataset_json: Mapping[str, Any], where: str = "dataset.json") -> CrossmodBlock:
@@ -100,7 +103,10 @@ class CrossmodBlock:
             for name, entry in (_entries(block, "test", where) if "test" in block else {}).items()
         }
         registered = _flag(block, "registered", False, f'{where}: "crossmod"')
-        return cls(modalities, source, target, cases, labels, registered, test)
+        orientations = {
+            name: tuple(map(str, codes)) for name, codes in block.get("orientations", {}).items() if name in modalities
+        }
+        return cls(modalities, source, target, cases, labels, registered, test, orientations)
 
     def to_json(self) -> dict[str, Any]:
         """The block as it stands in ``dataset.json``."""
@@ -119,6 +125,7 @@ class CrossmodBlock:
             "source": list(self.source),
             "target": list(self.target),
             "registered": self.registered,
+            **({"orientations": {k: list(v) for k, v in self.orientations.items()}} if self.orientations else {}),
             "cases": {name: entry(case) for name, case in sorted(self.cases.items())},
             "test": {
                 name: {"modality": case.modality, "subject": case.subject} for name, case in sorted(self.test.items())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,8 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
-from nnunet_crossmod.data.image_files import check_same_grid, read_image
+from nnunet_crossmod.data.image_files import check_same_grid, read_image, turned, whole_numbers
+from nnunet_crossmod.data.scan_listing import image_files
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation.metrics import CONVENTIONS, DIGITS, METRICS, TITLES, Score, measure
 
@@ -43,6 +44,7 @@ def evaluate_folder(
     *,
     tolerance: float = 2.0,
     processes: int | None = None,
+    known: Collection[int] = (),
 ) -> pd.DataFrame:
     """Compare every predicted case with its reference.
 
@@ -55,16 +57,18 @@ def evaluate_folder(
         ignore: value of voxels in the references that do not count.
         tolerance: of the normalised surface Dice, in mm.
         processes: how many at a time; by default one for every 32 cases, as far as there are cores.
+        known: values of further structures, which are not measured.
 
     Returns:
         one row per case and structure: ``case``, ``modality``, ``structure``, ``status``, ``dice``, ``hd95`` and
         ``assd`` in mm, ``nsd``; see :data:`~nnunet_crossmod.evaluation.metrics.CONVENTIONS`.
+        ``attrs["notes"]`` lists files that are not compared and values of no structure.
 
     Raises:
         CrossmodError: no case in common, a reference without prediction, or grids that differ.
     """
     predicted, expected = (
-        {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
+        {path.name[: -len(ending)]: path for path in image_files(folder, ending)}
         for folder in (predictions, references)
     )
     if not set(predicted) & set(expected):
@@ -77,20 +81,51 @@ def evaluate_folder(
     work = partial(_measure_files, labels=dict(labels), ignore=ignore, tolerance=tolerance)
     if processes is None:
         processes = max(1, min(len(pairs) // CASES_A_PROCESS, os.cpu_count() or 1, 8))
-    measured = tqdm(_each(work, pairs, processes), "evaluate", len(pairs), unit="case", disable=None)
+    measured = list(tqdm(_each(work, pairs, processes), "evaluate", len(pairs), unit="case", disable=None))
     rows = [
         {
             "case": pair.case,
             "modality": modalities if isinstance(modalities, str) else modalities.get(pair.case, ""),
             **score._asdict(),
         }
-        for pair, scores in zip(pairs, measured, strict=True)
+        for pair, (scores, _) in zip(pairs, measured, strict=True)
         for score in scores
     ]
-    return cast("pd.DataFrame", pd.DataFrame(rows))
+    table = cast("pd.DataFrame", pd.DataFrame(rows))
+    of_no_fault = {0, ignore, *known, *labels.values()}
+    notes = [_unused(predictions, set(predicted) - set(expected), ending), _unused(references, set(), ending)]
+    for folder, place in ((predictions, 0), (references, 1)):
+        values_of = {pair.case: found[place] - of_no_fault for pair, (_, found) in zip(pairs, measured, strict=True)}
+        notes.append(_unknown(folder, values_of, labels))
+    table.attrs["notes"] = [note for note in notes if note]
+    return table
 
 
-def _each(work: Callable[[_Pair], list[Score]], pairs: list[_Pair], processes: int) -> Iterable[list[Score]]:
+def _unused(folder: Path, without_reference: set[str], ending: str) -> str:
+    """A line on the files of a folder that are not compared; nothing where there are none."""
+    others = [path.name for path in image_files(folder) if not path.name.lower().endswith(ending.lower())]
+    unused = [*(case + ending for case in sorted(without_reference)), *others]
+    more = " …" if len(unused) > 5 else ""
+    return f"{len(unused)} files of {folder} are not compared: {', '.join(unused[:5])}{more}" if unused else ""
+
+
+def _unknown(folder: Path, values_of: Mapping[str, set[int]], labels: Mapping[str, int]) -> str:
+    """A line on the values in the files of a folder that are of no structure; nothing where there are none."""
+    cases = [case for case, values in values_of.items() if values]
+    if not cases:
+        return ""
+    values = sorted(set().union(*values_of.values()))
+    structures = ", ".join(f"{name}={value}" for name, value in labels.items())
+    return (
+        f"{folder} holds the values {values}, of no structure ({structures}), in {len(cases)} cases, as {cases[0]}: "
+        "they count as background; if they should not, give the values with -l, or relabel the files"
+    )
+
+
+_Measured: TypeAlias = tuple[list[Score], tuple[set[int], set[int]]]
+
+
+def _each(work: Callable[[_Pair], _Measured], pairs: list[_Pair], processes: int) -> Iterable[_Measured]:
     if processes == 1:
         yield from map(work, pairs)
         return
@@ -100,8 +135,11 @@ def _each(work: Callable[[_Pair], list[Score]], pairs: list[_Pair], processes: i
         yield from pool.map(work, pairs)
 
 
-def _measure_files(pair: _Pair, labels: Mapping[str, int], ignore: int | None, tolerance: float) -> list[Score]:
+def _measure_files(pair: _Pair, labels: Mapping[str, int], ignore: int | None, tolerance: float) -> _Measured:
+    """The scores of a case, and the values in its prediction and in its reference."""
     prediction, reference = (_read(file) for file in (pair.prediction, pair.reference))
+    if prediction.GetDimension() == reference.GetDimension() == 3:
+        prediction = turned(reference, prediction)
     if prediction.GetSize() != reference.GetSize():
         raise CrossmodError(
             f"{pair.prediction} has size {prediction.GetSize()}, but {pair.reference} has {reference.GetSize()}: "
@@ -109,7 +147,7 @@ def _measure_files(pair: _Pair, labels: Mapping[str, int], ignore: int | None, t
         )
     if reference.GetDimension() == 3:
         check_same_grid(reference, prediction, str(pair.reference), str(pair.prediction))
-    maps = [sitk.GetArrayFromImage(image) for image in (prediction, reference)]
+    maps = [whole_numbers(sitk.GetArrayFromImage(image)) for image in (prediction, reference)]
     scores = measure(maps[0], maps[1], labels, reference.GetSpacing()[::-1], ignore=ignore, tolerance=tolerance)
     for file, volume, failure in ((pair.prediction, maps[0], "missed"), (pair.reference, maps[1], "invented")):
         if {score.status for score in scores} - {"absent"} == {failure} and volume.any():
@@ -119,7 +157,7 @@ def _measure_files(pair: _Pair, labels: Mapping[str, int], ignore: int | None, t
                     f"{file} holds the values {values}, but the structures are {dict(labels)}: give the values of both "
                     "folders with -l, or relabel the files"
                 )
-    return scores
+    return scores, (set(np.unique(maps[0]).tolist()), set(np.unique(maps[1]).tolist()))
 
 
 def _read(file: Path) -> sitk.Image:
@@ -189,7 +227,8 @@ def printed(scores: pd.DataFrame, tolerance: float) -> str:
         title = f"{modality or 'all'}: {told['cases']} case" + ("" if told["cases"] == 1 else "s")
         blocks.append(f"{title}\n{pd.DataFrame.from_dict(lines, orient='index').to_string()}")
     penalty = "missed or invented: Dice and NSD 0, distances the image's diagonal; absent: in no mean"
-    return "\n\n".join(blocks) + f"\n\n{penalty}"
+    notes = [f"Warning: {note}" for note in scores.attrs.get("notes", [])]
+    return "\n\n".join(blocks) + "\n".join([f"\n\n{penalty}", *notes])
 
 
 def _plus_minus(value: Mapping[str, float | None], digits: int) -> str:

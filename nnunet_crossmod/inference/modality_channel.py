@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from nnunet_crossmod.data.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
+from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_with_notes, save_image
 from nnunet_crossmod.data.modality_channel import CHANNEL_NAME, channel_file, modality_channel
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.scans import find_cases, known_modality
@@ -108,13 +108,14 @@ def add_modality_channel(
     _check_output(output, input_folder.resolve(), ending, overwrite)
     with atomic_folder(output, replacing=[output] if output.exists() else []) as complete:
         for case, files in tqdm(sorted(cases.items()), desc="Modality channel", unit="case", disable=None):
-            images = [read_image(file) for file in files]
+            readings = [read_with_notes(file) for file in files]
+            images = [reading.image for reading in readings]
             for file, image in zip(files, images, strict=True):
                 if is_all_zero(image):
                     raise CrossmodError(f"case {case!r}: {file} is all zero: take it out, or export it again")
                 check_same_grid(images[0], image, f"case {case!r}: {files[0]}", str(file))
-            for channel, file in enumerate(files):
-                link_or_copy(file, complete / channel_file(case, channel, ending))
+            for channel, (file, reading) in enumerate(zip(files, readings, strict=True)):
+                save_image(reading, file, complete / channel_file(case, channel, ending), link_or_copy)
             last = complete / channel_file(case, channels, ending)
             index = contract.modalities.index(modality_of[case])
             sitk.WriteImage(modality_channel(images[0], index, images[1:]), str(last), useCompression=True)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -177,23 +177,24 @@ class Predictor:
                 reading, writing = (_executor(stack, min(number, len(left))) for number in (readers, writers))
                 bar = stack.enter_context(tqdm(total=len(left), desc="Predict", unit="case", disable=_bar(progress)))
                 jobs = (partial(read_case, cases[case], indices[case], self._recipe, case) for case in left)
-                written: deque[Future[str]] = deque()
+                written: deque[tuple[str, Future[str]]] = deque()
 
                 def finish(most: int) -> None:
                     while len(written) > most:
-                        done.append(written.popleft().result())
+                        case, saved = written.popleft()
+                        # Where the disk is full, no other case can be written either.
+                        with _failing(case, failed, OSError):
+                            done.append(saved.result())
                         bar.update()
 
                 for case, prepared in zip(left, _ahead(reading, jobs, readers), strict=True):
-                    try:
+                    with _failing(case, failed):
                         data, properties = prepared.result()
-                    except CrossmodError as error:
-                        failed[case] = error
+                        logits = self._logits(data)
+                        target = (staging, output, case, endings)
+                        written.append((case, writing.submit(_write, logits, properties, self._recipe, *target)))
+                    if case in failed:
                         bar.update()
-                        continue
-                    logits = self._logits(data)
-                    target = (staging, output, case, endings)
-                    written.append(writing.submit(_write, logits, properties, self._recipe, *target))
                     finish(writers + 1)
                 finish(0)
         except BrokenProcessPool as error:
@@ -206,7 +207,8 @@ class Predictor:
             elif is_new and not any(output.iterdir()):
                 output.rmdir()
         if failed:
-            others = f" ({len(failed)} of {len(left)} cases were not predicted)" if len(left) > 1 else ""
+            names = ", ".join([*failed][:10]) + (" …" if len(failed) > 10 else "")
+            others = f" ({len(failed)} of {len(left)} cases were not predicted: {names})" if len(left) > 1 else ""
             raise CrossmodError(f"{next(iter(failed.values()))}{others}")
         return done
 
@@ -216,6 +218,22 @@ class Predictor:
             partial_file = output / f".{name}.partial"
             partial_file.write_bytes((self.model.folder / name).read_bytes())
             partial_file.replace(output / name)
+
+
+@contextmanager
+def _failing(case: str, failed: dict[str, CrossmodError], *fatal: type[Exception]) -> Iterator[None]:
+    """Note whatever is wrong with a case, so that the others are predicted; ``fatal`` is wrong with all of them."""
+    try:
+        yield
+    except CrossmodError as error:
+        failed[case] = error
+    except Exception as error:
+        if isinstance(error, (BrokenProcessPool, *fatal)):
+            raise
+        reason = " ".join(str(error).split())[:300] or "no reason given"
+        failed[case] = CrossmodError(
+            f"case {case!r} cannot be predicted ({type(error).__name__}: {reason}): look at the scan, or take it out"
+        )
 
 
 def _check_array(voxels: NDArray[np.float32], spacing: Sequence[float], channels: int) -> None:

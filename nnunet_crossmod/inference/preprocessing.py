@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
+from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_with_notes
 from nnunet_crossmod.data.modality_channel import fill_box
 from nnunet_crossmod.errors import CrossmodError
 
@@ -44,11 +46,20 @@ def read_case(
     files: Sequence[Path], index: int, recipe: Recipe, case: str
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Check the files as ``crossmod modality-channel`` does, then read and preprocess them as nnU-Net does."""
-    images = [read_image(file) for file in files]
-    for file, image in zip(files, images, strict=True):
+    readings = [read_with_notes(file) for file in files]
+    for file, (image, _) in zip(files, readings, strict=True):
         if is_all_zero(image):
             raise CrossmodError(f"case {case!r}: {file} is all zero: take it out, or export it again")
-        check_same_grid(images[0], image, f"case {case!r}: {files[0]}", str(file))
-    del images
-    voxels, properties = recipe.plans.image_reader_writer_class().read_images([str(file) for file in files])
+        check_same_grid(readings[0].image, image, f"case {case!r}: {files[0]}", str(file))
+    with TemporaryDirectory() as folder:
+        # What nnU-Net's reader would see otherwise is written anew for it.
+        copies = [
+            Path(folder, f"{number}.nii.gz") if reading.notes else None for number, reading in enumerate(readings)
+        ]
+        for (image, _), copy in zip(readings, copies, strict=True):
+            if copy is not None:
+                sitk.WriteImage(image, str(copy))
+        del readings, image
+        paths = [str(copy or file) for copy, file in zip(copies, files, strict=True)]
+        voxels, properties = recipe.plans.image_reader_writer_class().read_images(paths)
     return preprocess(voxels, properties, index, recipe)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import SimpleITK as sitk
+
+from nnunet_crossmod.data.image_files import axis_codes, quiet_readers
 from nnunet_crossmod.data.modality_channel import CHANNEL_NAME
+from nnunet_crossmod.data.scan_listing import files_below, is_hidden
 from nnunet_crossmod.errors import CrossmodError
 
 __all__ = [
@@ -16,6 +20,8 @@ __all__ = [
     "find_cases",
     "known_modality",
     "modalities_of",
+    "orientation_warnings",
+    "unused_files",
 ]
 
 _IMAGE_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".gipl", ".png", ".bmp", ".tif", ".tiff", ".dcm")
@@ -111,17 +117,24 @@ def find_cases(
     """
     if not folder.is_dir():
         raise CrossmodError(f"input folder {folder} does not exist: check the path")
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    files = [file for file in folder.iterdir() if file.is_file() and not is_hidden(file)]
+    files.sort(key=lambda file: file.name)
     if skip_modality_channel:
-        files = [file for file in files if not file.name.endswith(f"_{channels:04d}{ending}")]
+        files = [file for file in files if not file.name.lower().endswith(f"_{channels:04d}{ending}")]
     for file in files:
-        if file.name.lower().endswith(_IMAGE_ENDINGS) and not file.name.endswith(ending):
+        if file.name.lower().endswith(_IMAGE_ENDINGS) and not file.name.lower().endswith(ending):
             raise CrossmodError(
                 f"{file} does not end in {ending} as the data set's files do: convert it, or move it away"
             )
-    stems = {file.name.removesuffix(ending): file for file in files if file.name.endswith(ending)}
+    stems = {file.name[: -len(ending)]: file for file in files if file.name.lower().endswith(ending)}
     if not stems:
-        raise CrossmodError(f"input folder {folder} holds no *{ending} file: check the path")
+        below = next((file for file in files_below(folder) if file.name.lower().endswith(ending)), None)
+        raise CrossmodError(
+            f"input folder {folder} holds no *{ending} file: check the path"
+            if below is None
+            else f"input folder {folder} holds *{ending} files in sub-folders only, as {below.relative_to(folder)}: "
+            f"move or link them into one folder, as case{ending}"
+        )
     if not any(stem.endswith("_0000") for stem in stems):
         if channels == 1:
             return {stem: [file] for stem, file in stems.items()}
@@ -134,6 +147,13 @@ def find_cases(
         match = CHANNEL_NAME.fullmatch(stem)
         if not match:
             raise CrossmodError(f"{file} has no channel number but its neighbours have: name it {stem}_0000{ending}")
+        numbers = {name[-4:] for name in stems if CHANNEL_NAME.fullmatch(name) and name[:-5] == match["case"]}
+        if int(match["channel"]) >= channels and len(numbers) > channels + 1:
+            raise CrossmodError(
+                f"{file} is channel {int(match['channel'])} of {match['case']!r} by its name, but the data set has "
+                f"{channels} image channel(s): if these files are scans of their own, add _0000 to every name, as "
+                f"{stem}_0000{ending}"
+            )
         if int(match["channel"]) >= channels:
             raise CrossmodError(
                 f"{file} is channel {int(match['channel'])}, but the data set has {channels} image channel(s) before "
@@ -145,3 +165,48 @@ def find_cases(
             if channel not in numbered:
                 raise CrossmodError(f"case {case!r} lacks {folder / f'{case}_{channel:04d}{ending}'}: add that channel")
     return {case: [numbered[channel] for channel in range(channels)] for case, numbered in found.items()}
+
+
+def unused_files(folder: Path, cases: Mapping[str, Sequence[Path]]) -> str:
+    """A line on the files below a folder that no case uses; nothing where there are none."""
+    used = {file.resolve() for files in cases.values() for file in files}
+    unused = [str(file.relative_to(folder)) for file in files_below(folder) if file.resolve() not in used]
+    if not unused:
+        return ""
+    return f"{len(unused)} files of {folder} are not used: {', '.join(unused[:5])}{' …' if len(unused) > 5 else ''}"
+
+
+def orientation_warnings(
+    cases: Mapping[str, Sequence[Path]], modalities: Mapping[str, str], trained: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Scans whose axes run otherwise than those of any training scan of their modality, a line per modality.
+
+    Args:
+        cases: case → its image channels.
+        modalities: case → its modality.
+        trained: modality → orientations of its training scans, as ``LPS``; those that are absent are not compared.
+    """
+    strange: dict[str, list[str]] = {}
+    for case, files in cases.items():
+        known = trained.get(modalities[case])
+        axes = _axes(files[0]) if known else None
+        if axes is not None and known is not None and axes not in known:
+            strange.setdefault(modalities[case], []).append(f"{case} {axes}")
+    return [
+        f"the axes of {len(found)} {modality} scans run as in no training scan ({', '.join(trained[modality])}): "
+        f"{', '.join(found[:5])}{' …' if len(found) > 5 else ''}; the network never saw them so: turn them, or train "
+        "on a data set converted with --reorient"
+        for modality, found in strange.items()
+    ]
+
+
+def _axes(file: Path) -> str | None:
+    """The orientation in a file's header; None where it cannot be read, which is told when the scan is."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    try:
+        with quiet_readers():
+            reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    return axis_codes(reader) if reader.GetDimension() == 3 else None

@@ -12,6 +12,7 @@ from typing import Any
 
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.scans import known_modality
 from nnunet_crossmod.paths import let_nnunet_find_trainers, load_trainer, read_json
@@ -54,6 +55,14 @@ class TrainedModel:
     def channels(self) -> int:
         """Number of image channels, the modality channel not counted."""
         return len(self.dataset_json["channel_names"]) - 1
+
+    @property
+    def orientations(self) -> dict[str, tuple[str, ...]]:
+        """Modality → orientations of its training scans, as ``LPS``; nothing where nnU-Net's reader turns all alike."""
+        if str(self.plans.get("image_reader_writer", "")).endswith("WithReorient"):
+            return {}
+        block = CrossmodBlock.from_dataset_json(self.dataset_json, str(self.folder / "dataset.json"))
+        return dict(block.orientations)
 
     def index_of(self, modality: str) -> int:
         """Position of a modality.

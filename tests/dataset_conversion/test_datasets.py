@@ -23,6 +23,7 @@ from fabricate import (
     nifti,
     pngs,
     read,
+    sifa_slice,
     sifa_tree,
     tao_tree,
     voxels,
@@ -142,6 +143,24 @@ def test_tao(tmp_path: Path) -> None:
     assert set(block.test) == {"sub6_T1", "sub6_T1c"}
     np.testing.assert_array_equal(array(written / "labelsTr" / "sub2_T1c.nii.gz"), 3 * labels(2, (1,)))
     check_integrity(written)
+
+
+def test_the_layout_of_sifas_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One file name in all folders, and no test volumes."""
+    for folder in ("training_ct", "training_mr", "validation_mr"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        (tmp_path / "data" / folder / "._image_01.tfrecords").write_bytes(b"of a Mac")
+        for number in range(1, 4):
+            image = np.random.default_rng(number).normal(size=(32, 32, 3))
+            path = tmp_path / "data" / folder / f"image_{number:02d}.tfrecords"
+            sifa_slice(path, image, labels(number, range(1, 6), (32, 32, 3)))
+    written = sifa_tfrecords.convert(tmp_path / "data", 37, raw_folder=tmp_path)
+    _, block = read(written)
+    assert names(block, "CT") == {f"ct_train_image_{number:02d}" for number in range(1, 4)}
+    assert "12 scans" not in (shown := capsys.readouterr().out)
+    assert "9 scans of 9 subjects, none for the test" in shown
+    (fold,) = json.loads((written / "splits_final.json").read_text())
+    assert fold["val"] == [f"mr_val_image_{number:02d}" for number in range(1, 4)]
 
 
 def test_sifa_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,7 +289,7 @@ def test_folders_annotated_in_parts(tmp_path: Path) -> None:
         ({"image": {}}, "'image' means nothing"),
         ({"images": {"MR": "mr"}}, "two modalities or more"),
         ({"images": {"MR": "mr", "CT": "nowhere"}}, "nowhere is no folder"),
-        ({"images": {"MR": "mr", "CT": "."}}, "holds no image"),
+        ({"images": {"MR": "mr", "CT": "."}}, "is given as MR and as CT"),
         ({"label_files": {"PET": "seg"}}, "names 'PET'"),
         ({"labels": {}}, "no labels are named"),
         ({"labels": {"liver": 3, "kidney": 3}}, "label 'kidney' has the value 3"),

@@ -152,6 +152,55 @@ def test_every_slice_is_rescaled_by_its_own_header(tmp_path: Path) -> None:
     np.testing.assert_array_equal(values[1:], voxels(1)[1:] / 2)
 
 
+def test_the_longest_even_part_is_kept_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = read_dicom_series(series_at(tmp_path / "series", uneven()), keep_even=True)
+    assert image.GetSize()[2] == NUMBER - 1
+    np.testing.assert_allclose(sitk.GetArrayFromImage(image), field(image_points(image)), atol=0.6)
+    assert "8 of 9 slices kept, I10 to I80" in capsys.readouterr().out
+    assert read_dicom_series(series_at(tmp_path / "even", STRAIGHT), keep_even=True).GetSize()[2] == NUMBER
+
+
+@pytest.mark.parametrize("slope", ["1 ", ".5"])
+def test_slices_stored_light_on_dark_keep_their_values(tmp_path: Path, slope: str) -> None:
+    tags = {"0028|1053": "1", "0028|1052": "-10"}
+    for file in dicom(tmp_path / "series", voxels(1), NAMES[: len(voxels(1))], **tags):
+        content = file.read_bytes().replace(b"MONOCHROME2", b"MONOCHROME1")
+        slope_tag = b"\x28\x00\x53\x10\x02\x00\x00\x00"
+        file.write_bytes(content.replace(slope_tag + b"1 ", slope_tag + slope.encode()))
+    values = sitk.GetArrayFromImage(read_dicom_series(tmp_path / "series"))
+    stored = voxels(1) + 10  # what the writer put into the file
+    np.testing.assert_array_equal(values, stored * float(slope) - 10)
+
+
+def test_two_echoes_in_one_series_are_told_apart(tmp_path: Path) -> None:
+    series_at(tmp_path / "series", STRAIGHT, **{"0018|0081": "20"})
+    dicom(
+        tmp_path / "series",
+        np.zeros((NUMBER, ROWS, COLUMNS)),
+        [f"J{10 * z}" for z in range(NUMBER)],
+        positions=STRAIGHT,
+        **{"0018|0081": "90"},
+    )
+    with pytest.raises(CrossmodError, match="lie at one position, with the echo times 20, 90 ms: move the files"):
+        read_dicom_series(tmp_path / "series")
+
+
+def test_a_multi_frame_file_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "series").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(voxels(1).astype(np.uint16)), str(tmp_path / "series" / "a.dcm"))
+    with pytest.raises(CrossmodError, match=r"a\.dcm is a multi-frame DICOM file of 4 slices .*dcm2niix"):
+        read_dicom_series(tmp_path / "series")
+
+
+def test_a_folder_with_a_directory_alone_is_no_series(tmp_path: Path) -> None:
+    (tmp_path / "export").mkdir()
+    head = b"\x02\x00\x02\x00UI\x16\x001.2.840.10008.1.3.10\x00\x00"
+    (tmp_path / "export" / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + head + bytes(300))
+    assert not is_dicom_folder(tmp_path / "export")
+    series_at(tmp_path / "export" / "PAT" / "ST1" / "SE1", STRAIGHT)
+    assert read_dicom_series(tmp_path / "export").GetSize()[2] == NUMBER
+
+
 def test_a_single_slice_is_as_thick_as_its_header_says(tmp_path: Path) -> None:
     image = read_dicom_series(series_at(tmp_path / "series", STRAIGHT[:1], **{"0018|0050": "3.5"}))
     assert image.GetSpacing()[2] in (3.5, SPACING[2])

@@ -97,7 +97,7 @@ def test_the_preview_has_one_row_per_scan() -> None:
     ]
     dataset = RawDataset("Mine", scans, {"background": 0, "liver": 1}, ["MR", "CT"], ["MR"], ["CT"])
     rows = [re.split(r"\s{2,}", line.strip()) for line in preview_table(dataset).splitlines()]
-    assert rows[0] == ["Mine: 4 scans of 3 subjects"]
+    assert rows[0] == ["Mine: 4 scans of 3 subjects, 1 for the test"]
     assert [" ".join(row) for row in rows[1:]] == [
         "scan subject modality role",
         "p1_CT p1 CT target",

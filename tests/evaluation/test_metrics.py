@@ -233,3 +233,31 @@ def test_other_spacings_and_other_label_values_are_told(tmp_path: Path) -> None:
     write(tmp_path / "p" / "x.nii.gz", one * 200, (1, 3, 1))
     with pytest.raises(CrossmodError, match=r"holds the values \[200\]"):
         evaluate_folder(tmp_path / "p", tmp_path / "g", {"a": 1}, {})
+
+
+def test_values_of_no_structure_and_files_left_out_are_named(tmp_path: Path) -> None:
+    one = box((2, 4, 4), (0, 1), (0, 2), (0, 4))
+    for name in ("x", "y"):
+        write(tmp_path / "g" / f"{name}.nii.gz", one + 4 * (one == 0))
+        write(tmp_path / "p" / f"{name}.nii.gz", one + 2 * (one == 0))
+    write(tmp_path / "p" / "z.nii.gz", one)
+    write(tmp_path / "p" / "w.mha", one)
+    (tmp_path / "g" / "._x.nii.gz").write_bytes(b"of a Mac")
+    (tmp_path / "p" / "y.nii.gz").rename(tmp_path / "p" / "y.NII.GZ")
+    scores = evaluate_folder(tmp_path / "p", tmp_path / "g", {"a": 1, "b": 2}, "MR")
+    assert list(scores["dice"]) == [1, 0, 1, 0]
+    unused, unknown = scores.attrs["notes"]
+    assert "2 files" in unused
+    assert "z.nii.gz, w.mha" in unused
+    assert "g holds the values [4], of no structure (a=1, b=2), in 2 cases, as x" in unknown
+    assert f"Warning: {unknown}" in printed(scores, 2.0)
+    assert len(evaluate_folder(tmp_path / "p", tmp_path / "g", {"a": 1}, "MR", known=[1, 2, 4]).attrs["notes"]) == 1
+
+
+def test_predictions_in_another_voxel_order_and_nearly_whole(tmp_path: Path) -> None:
+    one = box((2, 4, 5), (0, 1), (0, 2), (0, 4))
+    write(tmp_path / "g" / "x.nii.gz", one, (2, 1, 1))
+    (tmp_path / "p").mkdir()
+    prediction = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "g" / "x.nii.gz"), sitk.sitkFloat32), "RAS")
+    sitk.WriteImage(prediction * 0.99999, str(tmp_path / "p" / "x.nii.gz"))
+    assert list(evaluate_folder(tmp_path / "p", tmp_path / "g", {"a": 1}, "MR")["dice"]) == [1]

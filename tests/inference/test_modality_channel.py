@@ -17,6 +17,7 @@ from nnunet_crossmod.cli import main
 from nnunet_crossmod.commands import modality_channel as command
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.modality_channel import add_modality_channel
+from nnunet_crossmod.inference.scans import find_cases, unused_files
 from nnunet_crossmod.paths import find_dataset_json
 
 
@@ -310,3 +311,23 @@ def test_a_data_set_whose_models_number_otherwise_is_not_enough(
     assert "AICLTrainer__nnUNetPlans__2d numbers modalities in the order ct, mr" in said
     assert "-tr, -p and -c" in said
     assert not place.output.exists()
+
+
+def test_numbered_scans_are_told_from_channels(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"scan_{number:04d}.nii.gz").touch()
+    with pytest.raises(
+        CrossmodError, match=r"if these files are scans of their own, add _0000 .* scan_0001_0000\.nii\.gz"
+    ):
+        find_cases(tmp_path, ".nii.gz", 1)
+
+
+def test_capital_endings_and_sub_folders(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.nii.gz").touch()
+    with pytest.raises(CrossmodError, match=r"in sub-folders only, as deep/a\.nii\.gz: move or link"):
+        find_cases(tmp_path, ".nii.gz", 1)
+    (tmp_path / "B.NII.GZ").touch()
+    (tmp_path / "._B.nii.gz").touch()
+    assert find_cases(tmp_path, ".nii.gz", 1) == {"B": [tmp_path / "B.NII.GZ"]}
+    assert unused_files(tmp_path, {"B": [tmp_path / "B.NII.GZ"]}).endswith("are not used: deep/a.nii.gz")

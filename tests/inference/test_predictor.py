@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 
 from nnunet_crossmod.cli import main
+from nnunet_crossmod.data.image_files import axis_codes, check_same_grid
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference import Predictor, predictor
 from nnunet_crossmod.inference.modality_channel import add_modality_channel
@@ -180,6 +182,66 @@ def test_a_broken_scan_costs_no_other_its_prediction(
     (scans / "b_lge.nii.gz").unlink()
     assert main(command(make_model(), scans, tmp_path / "none", "-m", "cine")) == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_any_failure_of_a_case_costs_no_other(
+    make_model: MakeModel,
+    scans: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original = predictor.read_case
+
+    def reader_fails(files: Any, *arguments: Any) -> Any:
+        assert "a_cine" not in str(files[0]), "only 3d images are\nsupported"
+        return original(files, *arguments)
+
+    monkeypatch.setattr(predictor, "read_case", reader_fails)
+    assert main(command(make_model(), scans, tmp_path / "out", *BY_NAME)) == 1
+    said = one_line(capsys)
+    assert "case 'a_cine' cannot be predicted (AssertionError: only 3d images are supported" in said
+    assert "(1 of 2 cases were not predicted: a_cine)" in said
+    assert (tmp_path / "out" / "b_lge.nii.gz").is_file()
+
+
+def test_a_scan_is_predicted_as_its_header_means_it(
+    make_model: MakeModel, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same scan with an axis behind and in micrometres, and turned; beside a file that is none."""
+    folder = make_model()
+    plain = nibabel.load(scans / "b_lge.nii.gz")
+    same = nibabel.Nifti1Image(np.asarray(plain.dataobj)[..., None], np.diag([1000, 1000, 1000, 1]) @ plain.affine)
+    same.header.set_xyzt_units("micron")
+    same.to_filename(scans / "c_lge.nii.gz")
+    other = sitk.DICOMOrient(sitk.ReadImage(str(scans / "b_lge.nii.gz")), "SLP")
+    sitk.WriteImage(other, str(scans / "d_lge.nii.gz"))
+    (scans / "notes.txt").touch()
+    trained = json.loads((folder / "dataset.json").read_text())["crossmod"]["orientations"]["lge"]
+    assert main(command(folder, scans, tmp_path / "out", *BY_NAME)) == 0
+    maps = [tmp_path / "out" / f"{name}_lge.nii.gz" for name in "bc"]
+    np.testing.assert_array_equal(voxels(maps[0]), voxels(maps[1]))
+    assert sitk.ReadImage(str(maps[1])).GetSpacing() == pytest.approx(sitk.ReadImage(str(maps[0])).GetSpacing())
+    shown = capsys.readouterr().out
+    assert f"the axes of 1 lge scans run as in no training scan ({', '.join(trained)}): d_lge SLP" in shown
+    assert "1 files of" in shown
+    assert "notes.txt" in shown
+
+
+def test_where_nnunet_reorients_the_voxel_order_of_a_scan_does_not_count(
+    make_model: MakeModel, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model(change_plans=lambda plans: plans.update(image_reader_writer="NibabelIOWithReorient"))
+    other = sitk.DICOMOrient(sitk.ReadImage(str(scans / "b_lge.nii.gz")), "SLP")
+    sitk.WriteImage(other, str(scans / "c_lge.nii.gz"))
+    assert main(command(folder, scans, tmp_path / "out", *BY_NAME)) == 0
+    plain, turned = (sitk.ReadImage(str(tmp_path / "out" / f"{name}_lge.nii.gz")) for name in "bc")
+    assert turned.GetSize() == other.GetSize()
+    again = sitk.DICOMOrient(turned, axis_codes(plain))
+    check_same_grid(plain, again, "plain", "turned")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(plain), sitk.GetArrayFromImage(again))
+    assert len(np.unique(sitk.GetArrayFromImage(plain))) > 1
+    assert "run as in no training scan" not in capsys.readouterr().out
 
 
 def test_nothing_half_written_when_writing_fails(
