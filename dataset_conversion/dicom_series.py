@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nnunet_crossmod.data.image_files import check_image, quiet_readers
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.image_files import check_image, quiet_readers
 
 from .dicom_slices import Slice, find_slices, is_dicom_folder, unreadable
 from .find_files import natural_order

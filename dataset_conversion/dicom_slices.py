@@ -11,8 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.image_files import quiet_readers
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.image_files import quiet_readers
 
 from .find_files import natural_order
 

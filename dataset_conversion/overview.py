@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.pictures.overlays import COLOURS, colours_of, overlay
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 __all__ = ["ScanFacts", "contact_sheet", "examine_scan", "overview_table"]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
-
 from .find_files import natural_order
 from .raw_dataset import RawDataset, Scan
 
@@ -27,6 +25,8 @@ def preview_table(dataset: RawDataset) -> str:
     Args:
         dataset: what is about to be written.
     """
+    import pandas as pd  # here: --help must not wait for it
+
     scans = sorted(dataset.scans, key=lambda scan: (natural_order(scan.subject), natural_order(scan.name)))
     rows = [(scan.name, scan.subject, scan.modality, role_of(scan, dataset)) for scan in scans]
     table = pd.DataFrame(rows, columns=["scan", "subject", "modality", "role"])

@@ -11,9 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.data.image_files import check_same_grid, read_image
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import CrossmodBlock
+from nnunet_crossmod.raw.image_files import check_same_grid, read_image
 
 __all__ = ["CaseFiles", "raw_files", "read_case"]
 

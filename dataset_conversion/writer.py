@@ -18,11 +18,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nnunet_crossmod.data.atomic_folder import atomic_folder
-from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.data.image_files import check_image, check_same_grid, is_all_zero, read_image
-from nnunet_crossmod.data.modality_channel import channel_file, modality_channel
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.atomic_folder import atomic_folder
+from nnunet_crossmod.raw.block import CrossmodBlock
+from nnunet_crossmod.raw.image_files import check_image, check_same_grid, is_all_zero, read_image
+from nnunet_crossmod.raw.modality_channel import channel_file, modality_channel
 
 from .label_maps import map_labels
 from .raw_dataset import FILE_ENDING, Deferred, RawDataset, Scan, Voxels

@@ -18,14 +18,13 @@ from typing import Any, cast
 import pandas as pd
 
 from nnunet_crossmod import trained_on
-from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import METRICS, evaluate_folder, read_scores, write_evaluation
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, check_roles, compare, shown, to_latex, to_markdown
 from nnunet_crossmod.nnunet_runs import cores, predict, train
 from nnunet_crossmod.paths import dataset_folder, let_nnunet_find_trainers, load_trainer, read_json
 from nnunet_crossmod.plans import configure, read_setting, resolved_configuration, write_plans
-from nnunet_crossmod.training.hyperparameters import resolve
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 __all__ = ["Comparison", "Method", "Run", "read_method", "roles_of"]
 
@@ -188,6 +187,8 @@ class Comparison:
 
     def prepare(self) -> list[Run]:
         """Check every row and write the plans it needs; nothing is trained yet."""
+        from nnunet_crossmod.training.hyperparameters import resolve
+
         if len({method.title for method in self.methods}) < len(self.methods):
             raise CrossmodError("two rows have the same name: give each trainer, with its settings, once")
         for method in self.methods:
@@ -242,6 +243,8 @@ class Comparison:
         return epochs
 
     def _hyperparameters(self, method: Method, plans: str) -> dict[str, Any]:
+        from nnunet_crossmod.training.hyperparameters import resolve
+
         kind = load_trainer(method.trainer)
         path = dataset_folder("nnUNet_preprocessed", self.dataset) / f"{plans}.json"
         known = kind._hyperparameter_types

@@ -30,49 +30,55 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: crossmod" in capsys.readouterr().out
 
 
-STARTED = """
-import sys
+ALL = """
+import json, sys, time
 from nnunet_crossmod.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit:
-    pass
-loaded = {"torch", "nnunetv2", "pandas", "matplotlib"} & set(sys.modules)
-commands = {name for name in sys.modules if name.startswith("nnunet_crossmod.commands.")}
-print("LOADED", sorted(loaded), sorted(commands - {"nnunet_crossmod.commands.arguments"}))
+for words in json.loads(sys.argv[1]):
+    before = time.process_time()
+    try:
+        code = main(words)
+    except SystemExit as stop:
+        code = stop.code
+    loaded = {"torch", "nnunetv2", "pandas", "matplotlib", "scipy"} & set(sys.modules)
+    print("DONE", json.dumps([words, code, sorted(loaded), time.process_time() - before]))
 """
-REFUSED = {
-    "predict": "-i {here} -o {here} -m LGE -d 1 -c 2d -tr A",
-    "translate": "-i {here} -o {here}/out -d 1 -c 2d -tr A -step_size 2",
-    "evaluate": "-l A=1 -p {here} -g {here} --tolerance 0",
-    "compare": "-d 1 -c 2d -tr A --seeds 0 0",
-    "demo": "--seed -1",
-}
+REFUSED = (
+    "predict -i {here} -o {here} -m LGE -d 1 -c 2d -tr A",
+    "translate -i {here} -o {here}/out -d 1 -c 2d -tr A -step_size 2",
+    "evaluate -l A=1 -p {here} -g {here} --tolerance 0",
+    "compare -d 1 -c 2d -tr A --seeds 0 0",
+    "demo --seed -1",
+)
 
 
-def started(*words: str) -> tuple[str, float]:
-    """What a process of its own prints, and the CPU seconds that it took."""
-    before = os.times()
-    done = subprocess.run([sys.executable, "-c", STARTED, *words], capture_output=True, text=True, check=True)
-    after = os.times()
-    seconds = after.children_user + after.children_system - before.children_user - before.children_system
-    return done.stdout + done.stderr, seconds
+def in_one_process(commands: list[list[str]]) -> tuple[list[Any], str]:
+    """Words, exit code, heavy packages loaded so far and CPU seconds of every command; and what they said."""
+    call = [sys.executable, "-c", ALL, json.dumps(commands)]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    rows = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("DONE ")]
+    assert len(rows) == len(commands)
+    return rows, done.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_imports_one_command_and_nothing_heavy(command: str) -> None:
-    said, seconds = started(command, "--help")
-    module = "nnunet_crossmod.commands." + command.replace("-", "_")
-    assert f"LOADED [] ['{module}']" in said
-    assert seconds < 1.5
+def test_no_help_loads_anything_heavy() -> None:
+    for words, code, loaded, seconds in in_one_process([[*words, "--help"] for words in HELPS])[0]:
+        assert (code, loaded) == (0, []), words
+        assert seconds < 1.5, words
 
 
-@pytest.mark.parametrize("command", REFUSED)
-def test_a_refusal_comes_before_anything_heavy(command: str, tmp_path: Path) -> None:
-    said, seconds = started(command, *REFUSED[command].format(here=tmp_path).split())
-    assert "Error: " in said
-    assert "LOADED []" in said
-    assert seconds < 1.5
+def test_a_refusal_comes_before_anything_heavy(tmp_path: Path) -> None:
+    rows, errors = in_one_process([line.format(here=tmp_path).split() for line in REFUSED])
+    for words, code, loaded, seconds in rows:
+        assert code == 1, words
+        assert not set(loaded) & {"torch", "nnunetv2"}, words
+        assert seconds < 1.5, words
+    assert errors.count("\n") == errors.count("Error: ") == len(REFUSED)
+
+
+def test_doctor_says_its_first_line_before_anything_heavy() -> None:
+    script = "import sys; sys.modules['torch'] = None; from nnunet_crossmod.cli import main; main(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("Versions\n")
 
 
 @pytest.mark.parametrize("seeds", [["-1"], ["1", "0", "1"]])

@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> None:
 
     from tqdm import tqdm
 
-    from nnunet_crossmod.data.block import CrossmodBlock
     from nnunet_crossmod.dataset_conversion.overview import contact_sheet, examine_scan, overview_table
     from nnunet_crossmod.dataset_conversion.raw_files import raw_files, read_case
+    from nnunet_crossmod.raw.block import CrossmodBlock
 
     block = CrossmodBlock.from_dataset_json(dataset_json, str(dataset_json_path))
     cases = {**block.cases, **block.test}

@@ -8,7 +8,6 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
-from scipy.stats import wilcoxon
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation.metrics import DIGITS, METRICS, TITLES
@@ -38,6 +37,8 @@ def paired_p(ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.nd
     Raises:
         ValueError: samples of different length.
     """
+    from scipy.stats import wilcoxon
+
     difference = np.subtract(ours, theirs)
     return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
 

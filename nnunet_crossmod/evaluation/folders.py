@@ -14,12 +14,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-import torch
 from tqdm import tqdm
 
-from nnunet_crossmod.data.image_files import check_same_grid, read_image
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation.metrics import CONVENTIONS, DIGITS, METRICS, TITLES, Score, measure
+from nnunet_crossmod.raw.image_files import check_same_grid, read_image
 
 __all__ = ["evaluate_folder", "printed", "read_scores", "summarise", "summary", "write_evaluation"]
 
@@ -96,8 +95,14 @@ def _each(work: Callable[[_Pair], list[Score]], pairs: list[_Pair], processes: i
         return
     # a forked process would inherit the threads of torch, and hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(processes, context, _use_one_thread) as pool:
         yield from pool.map(work, pairs)
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _measure_files(pair: _Pair, labels: Mapping[str, int], ignore: int | None, tolerance: float) -> list[Score]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import find_dataset_json
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 __all__ = ["Structures", "of_dataset", "of_words"]
 

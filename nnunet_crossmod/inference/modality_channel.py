@@ -10,12 +10,12 @@ from typing import NamedTuple
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from nnunet_crossmod.data.atomic_folder import atomic_folder, link_or_copy
-from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
-from nnunet_crossmod.data.modality_channel import CHANNEL_NAME, channel_file, modality_channel
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.scans import find_cases, known_modality
+from nnunet_crossmod.raw.atomic_folder import atomic_folder, link_or_copy
+from nnunet_crossmod.raw.block import CrossmodBlock
+from nnunet_crossmod.raw.image_files import check_same_grid, is_all_zero, read_image
+from nnunet_crossmod.raw.modality_channel import CHANNEL_NAME, channel_file, modality_channel
 
 __all__ = ["Contract", "add_modality_channel"]
 

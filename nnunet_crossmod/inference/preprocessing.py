@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_image
-from nnunet_crossmod.data.modality_channel import fill_box
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.image_files import check_same_grid, is_all_zero, read_image
+from nnunet_crossmod.raw.modality_channel import fill_box
 
 __all__ = ["Recipe", "preprocess", "read_case"]
 

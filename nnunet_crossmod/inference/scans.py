@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from nnunet_crossmod.data.modality_channel import CHANNEL_NAME
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.modality_channel import CHANNEL_NAME
 
 __all__ = [
     "assign_modalities",

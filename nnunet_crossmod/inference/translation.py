@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nnunet_crossmod.data.atomic_folder import atomic_folder
-from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.preprocessing import Recipe, read_case
 from nnunet_crossmod.inference.scans import find_cases
 from nnunet_crossmod.nn.generators import flicker
 from nnunet_crossmod.paths import load_trainer, model_folder
+from nnunet_crossmod.raw.atomic_folder import atomic_folder
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 __all__ = ["Translation", "load_translation", "translate_folder"]
 

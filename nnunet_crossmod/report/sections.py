@@ -14,7 +14,6 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from tqdm import tqdm
 
-from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import read_scores
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, compare, shown
@@ -22,11 +21,10 @@ from nnunet_crossmod.inference.trained_model import untranslated
 from nnunet_crossmod.paths import dataset_folder, find_dataset_json
 from nnunet_crossmod.pictures.curves import Curve
 from nnunet_crossmod.pictures.overlays import colours_of, contours
+from nnunet_crossmod.raw.block import CrossmodBlock
 from nnunet_crossmod.report.charts import METHOD_COLOURS, SHAPES, line_chart, method_line, scatter_chart
-from nnunet_crossmod.report.embeddings import clusters, organ_embeddings
 from nnunet_crossmod.report.page import Entry, Figure, Group, Key, Section, picture, render
 from nnunet_crossmod.report.terms import SELECTION, meaning_of_loss, meanings_of_columns
-from nnunet_crossmod.training.record import read_rows
 
 __all__ = ["write_report"]
 
@@ -239,6 +237,8 @@ def _overlays(scores: pd.DataFrame, runs: Sequence[_Run], block: CrossmodBlock, 
 
 
 def _curves(runs: Sequence[_Run], methods: Sequence[str]) -> Section:
+    from nnunet_crossmod.training.record import read_rows
+
     lines = {run: method_line(methods.index(run.method)) for run in runs}
 
     def figure(title: str, caption: str, rows: Mapping[_Run, Sequence[Mapping[str, Any]]], name: str) -> Figure:
@@ -257,6 +257,8 @@ def _curves(runs: Sequence[_Run], methods: Sequence[str]) -> Section:
 
 
 def _clusters(runs: Sequence[_Run], block: CrossmodBlock, checkpoint: str, device: str) -> Section:
+    from nnunet_crossmod.report.embeddings import clusters, organ_embeddings
+
     figures, left_out = [], []
     colours = {value: to_hex(colour) for value, colour in colours_of(block.labels).items()}
     for run in tqdm(runs, desc="embeddings", unit="model", disable=None):

@@ -14,9 +14,9 @@ import pytest
 import SimpleITK as sitk
 from support import check_integrity
 
-from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import mscmrseg
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mscmrseg"
 GRIDS = {

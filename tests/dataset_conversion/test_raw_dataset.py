@@ -14,13 +14,13 @@ import pytest
 import SimpleITK as sitk
 from support import check_integrity
 
-from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import command_line, writer
 from nnunet_crossmod.dataset_conversion.command_line import read_shots
 from nnunet_crossmod.dataset_conversion.raw_dataset import RawDataset, Scan
 from nnunet_crossmod.dataset_conversion.roles import annotate_shots
 from nnunet_crossmod.dataset_conversion.writer import write_raw_dataset
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 # As a scanner writes it: oblique, anisotropic, off-centre.
 SPACING, ORIGIN = (1.25, 1.5, 8.0), (-31.5, 12.25, 100.0)
