@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Wrong input is reported in one line on stderr."""
+    # what PyTorch, MONAI and nnU-Net tell their own developers
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|monai|nnunetv2)\b")
     parser = argparse.ArgumentParser(prog="crossmod", description="Cross-modality segmentation with nnU-Net v2.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
     add_subcommands(parser, "nnunet_crossmod.commands", COMMANDS, dest="command", metavar="COMMAND")
@@ -39,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = args.run(args) or 0
     except CrossmodError as error:
         print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"Error: {where}{error.strerror or error}: check path, permissions and free space", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -9,9 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.errors import CrossmodError, did_you_mean
 
 __all__ = [
+    "check_output_file",
+    "check_output_folder",
     "dataset_folder",
     "device_of",
     "find_dataset_json",
@@ -101,7 +103,7 @@ def find_dataset_json(dataset: int | str) -> Path:
             return dataset_folder(variable, dataset) / "dataset.json"
     results = os.environ.get("nnUNet_results")  # noqa: SIM112 - nnU-Net's spelling
     for file in sorted(Path(results).glob(f"{_pattern(dataset)}/*/dataset.json")) if results else ():
-        if "crossmod" in json.loads(file.read_bytes()):
+        if "crossmod" in read_json(file, "export or train the model again"):
             return file
     raise CrossmodError(
         f"data set {dataset} lies neither in $nnUNet_raw nor in $nnUNet_preprocessed, nor has $nnUNet_results a "
@@ -126,9 +128,44 @@ def load_trainer(name: str) -> Any:
         if trainer is not None:
             return trainer
     raise CrossmodError(
-        f"there is no trainer {name!r}; there are {', '.join(trainer_names())}, and those of your own where "
+        f"there is no trainer {name!r}{did_you_mean(name, trainer_names())}; there are {', '.join(trainer_names())}, "
+        "and those of your own where "
         "nnUNet_extTrainer names their folder"
     )
+
+
+def check_output_folder(folder: Path, flag: str = "-o") -> None:
+    """Look, before any work is done, whether a folder can be written.
+
+    Args:
+        folder: it may not exist yet.
+        flag: that names it, for the message.
+
+    Raises:
+        CrossmodError: it or a folder above it is a file, or may not be written.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise CrossmodError(f"{flag} {folder}: {place} is a file: name a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise CrossmodError(f"{flag} {folder}: {place} cannot be written: allow it, or name another place")
+
+
+def check_output_file(file: Path, flag: str = "-o") -> None:
+    """Look, before any work is done, whether a file can be written.
+
+    Args:
+        file: it may exist, and would be replaced.
+        flag: that names it, for the message.
+
+    Raises:
+        CrossmodError: it is a folder, or lies in one that cannot be written.
+    """
+    if file.is_dir():
+        raise CrossmodError(f"{flag} {file} is a folder: name a file")
+    check_output_folder(file.parent, flag)
+    if file.exists() and not os.access(file, os.W_OK):
+        raise CrossmodError(f"{flag} {file} cannot be written: allow it, or name another file")
 
 
 def read_json(path: Path, remedy: str) -> Any:

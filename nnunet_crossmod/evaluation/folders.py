@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from nnunet_crossmod.raw.image_files import check_same_grid, read_image
 __all__ = ["evaluate_folder", "printed", "read_scores", "summarise", "summary", "write_evaluation"]
 
 COUNTS = ("scored", "missed", "invented", "absent")
+ROUNDING = 1e-3  # how far a label may lie from a whole number
 CASES_A_PROCESS = 32  # fewer are measured sooner than another process has started
 
 
@@ -42,6 +43,8 @@ def evaluate_folder(
     *,
     tolerance: float = 2.0,
     processes: int | None = None,
+    known: Iterable[int] | None = None,
+    only: str = "",
 ) -> pd.DataFrame:
     """Compare every predicted case with its reference.
 
@@ -54,18 +57,26 @@ def evaluate_folder(
         ignore: value of voxels in the references that do not count.
         tolerance: of the normalised surface Dice, in mm.
         processes: how many at a time; by default one for every 32 cases, as far as there are cores.
+        known: all values that label maps may hold beside background and ``ignore``; by default those of ``labels`` and
+            whatever a reference holds.
+        only: this modality's cases only.
 
     Returns:
         one row per case and structure: ``case``, ``modality``, ``structure``, ``status``, ``dice``, ``hd95`` and
         ``assd`` in mm, ``nsd``; see :data:`~nnunet_crossmod.evaluation.metrics.CONVENTIONS`.
 
     Raises:
-        CrossmodError: no case in common, a reference without prediction, or grids that differ.
+        CrossmodError: no case in common, a reference without prediction, grids that differ, or voxels that are not
+            whole numbers or no known label.
     """
     predicted, expected = (
         {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
         for folder in (predictions, references)
     )
+    if only and not isinstance(modalities, str):
+        expected = {case: path for case, path in expected.items() if modalities.get(case) == only}
+        if not expected:
+            raise CrossmodError(f"{references} holds no case of {only}: leave -m out, or give another folder with -g")
     if not set(predicted) & set(expected):
         raise CrossmodError(
             f"{predictions} and {references} have no case in common: give folders with equal file names"
@@ -73,6 +84,7 @@ def evaluate_folder(
     if missing := sorted(set(expected) - set(predicted)):
         raise CrossmodError(f"{references / (missing[0] + ending)} has no prediction in {predictions}: predict it, too")
     pairs = [_Pair(case, predicted[case], expected[case]) for case in sorted(expected)]
+    _check_values(pairs, labels, {0, *(() if ignore is None else (ignore,))}, known)
     work = partial(_measure_files, labels=dict(labels), ignore=ignore, tolerance=tolerance)
     if processes is None:
         processes = max(1, min(len(pairs) // CASES_A_PROCESS, os.cpu_count() or 1, 8))
@@ -114,17 +126,52 @@ def _measure_files(pair: _Pair, labels: Mapping[str, int], ignore: int | None, t
         )
     if reference.GetDimension() == 3:
         check_same_grid(reference, prediction, str(pair.reference), str(pair.prediction))
-    maps = [sitk.GetArrayFromImage(image) for image in (prediction, reference)]
-    scores = measure(maps[0], maps[1], labels, reference.GetSpacing()[::-1], ignore=ignore, tolerance=tolerance)
-    for file, volume, failure in ((pair.prediction, maps[0], "missed"), (pair.reference, maps[1], "invented")):
-        if {score.status for score in scores} - {"absent"} == {failure} and volume.any():
-            values = sorted(set(np.unique(volume).tolist()) - {0, ignore})
-            if values and not set(values) & set(labels.values()):
-                raise CrossmodError(
-                    f"{file} holds the values {values}, but the structures are {dict(labels)}: give the values of both "
-                    "folders with -l, or relabel the files"
-                )
-    return scores
+    maps = [_labels_of(image, file) for image, file in ((prediction, pair.prediction), (reference, pair.reference))]
+    return measure(maps[0], maps[1], labels, reference.GetSpacing()[::-1], ignore=ignore, tolerance=tolerance)
+
+
+def _check_values(
+    pairs: Sequence[_Pair], labels: Mapping[str, int], no_structure: set[int], known: Iterable[int] | None
+) -> None:
+    """Look at every file before the first is measured, which takes much longer."""
+    allowed = no_structure | set(labels.values() if known is None else known)
+    in_references: set[int] = set()
+    for file in [pair.reference for pair in pairs]:
+        values = _values_in(file)
+        in_references |= values
+        if known is not None:
+            _check_known(file, values, allowed)
+    if in_references - no_structure and not in_references & set(labels.values()):
+        _check_known(pairs[0].reference.parent, in_references, allowed)
+    for file in [pair.prediction for pair in pairs]:
+        _check_known(file, _values_in(file), allowed if known is not None else allowed | in_references)
+
+
+def _values_in(file: Path) -> set[int]:
+    return set(np.unique(_labels_of(_read(file), file)).tolist())
+
+
+def _check_known(where: Path, values: set[int], allowed: set[int]) -> None:
+    if unknown := sorted(values - allowed):
+        raise CrossmodError(
+            f"{where} holds the values {unknown[:10]}, which are no labels; known are {sorted(allowed)}: name them "
+            "with -l NAME=VALUE (and choose structures with -s), or relabel the file"
+        )
+
+
+def _labels_of(image: sitk.Image, file: Path) -> np.ndarray:
+    """The voxels as whole numbers."""
+    voxels: np.ndarray = sitk.GetArrayFromImage(image)
+    if np.issubdtype(voxels.dtype, np.integer):
+        return voxels
+    whole = np.rint(voxels)
+    if broken := np.unique(voxels[np.abs(voxels - whole) > ROUNDING])[:5].tolist():
+        raise CrossmodError(
+            f"{file} holds {', '.join(f'{value:g}' for value in broken)}, which are no whole numbers: write label "
+            "maps, not probabilities"
+        )
+    labels: np.ndarray = whole.astype(np.int64)
+    return labels
 
 
 def _read(file: Path) -> sitk.Image:

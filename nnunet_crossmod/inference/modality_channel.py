@@ -11,11 +11,11 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.inference.scans import find_cases, known_modality
+from nnunet_crossmod.inference.scans import check_replaceable, find_cases, known_modality
 from nnunet_crossmod.raw.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.raw.block import CrossmodBlock
 from nnunet_crossmod.raw.image_files import check_same_grid, is_all_zero, read_image
-from nnunet_crossmod.raw.modality_channel import CHANNEL_NAME, channel_file, modality_channel
+from nnunet_crossmod.raw.modality_channel import channel_file, modality_channel
 
 __all__ = ["Contract", "add_modality_channel"]
 
@@ -81,7 +81,7 @@ def add_modality_channel(
     cases = find_cases(input_folder, ending, channels)
     modality_of = dict.fromkeys(cases, modality) if isinstance(modality, str) else modality
     output = output_folder.resolve()
-    _check_output(output, input_folder.resolve(), ending, overwrite)
+    check_replaceable(output, input_folder.resolve(), ending, overwrite)
     with atomic_folder(output, replacing=[output] if output.exists() else []) as complete:
         for case, files in tqdm(sorted(cases.items()), desc="Modality channel", unit="case", disable=None):
             images = [read_image(file) for file in files]
@@ -95,23 +95,3 @@ def add_modality_channel(
             index = contract.modalities.index(modality_of[case])
             sitk.WriteImage(modality_channel(images[0], index, images[1:]), str(last), useCompression=True)
     return sorted(cases)
-
-
-def _check_output(output: Path, source: Path, ending: str, overwrite: bool) -> None:
-    """Refuse an output folder whose replacement would lose the input or files of another origin."""
-    if output == source or output in source.parents:
-        raise CrossmodError(f"output folder {output} is or holds the input folder: name another one")
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise CrossmodError(f"output {output} is a file: name a folder")
-    present = sorted(output.iterdir())
-    if present and not overwrite:
-        raise CrossmodError(
-            f"output folder {output} already holds {present[0].name}: name another one, or add --overwrite"
-        )
-    for path in present:
-        if not (path.name.endswith(ending) and CHANNEL_NAME.fullmatch(path.name.removesuffix(ending))):
-            raise CrossmodError(
-                f"output folder {output} holds {path.name}, which is no channel of a case: name another folder"
-            )

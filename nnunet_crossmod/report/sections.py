@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import read_scores
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, compare, shown
 from nnunet_crossmod.inference.trained_model import untranslated
-from nnunet_crossmod.paths import dataset_folder, find_dataset_json
+from nnunet_crossmod.paths import check_output_file, dataset_folder, device_of, find_dataset_json, read_json
 from nnunet_crossmod.pictures.curves import Curve
 from nnunet_crossmod.pictures.overlays import colours_of, contours
 from nnunet_crossmod.raw.block import CrossmodBlock
@@ -44,16 +43,18 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
         dataset: id or name.
         work: folder of ``crossmod compare``; where it holds no comparison, the page shows the data set's trainings.
         file: the page.
-        device: for the embeddings.
+        device: for the embeddings, ``auto`` or as nnU-Net's.
         embeddings: whether to compute them.
 
     Raises:
         CrossmodError: neither a comparison nor a training is there, or the comparison is of another data set.
     """
-    dataset_json = json.loads(find_dataset_json(dataset).read_text())
-    block = CrossmodBlock.from_dataset_json(dataset_json)
-    name = _name_of(find_dataset_json(dataset))
-    record = json.loads((work / RECORD).read_bytes()) if (work / RECORD).is_file() else None
+    check_output_file(file)
+    dataset_json_path = find_dataset_json(dataset)
+    dataset_json = read_json(dataset_json_path, "convert the data set again")
+    block = CrossmodBlock.from_dataset_json(dataset_json, str(dataset_json_path))
+    name = _name_of(dataset_json_path)
+    record = read_json(work / RECORD, "run crossmod compare again") if (work / RECORD).is_file() else None
     if record is not None and record["dataset"] != name:
         raise CrossmodError(f"{work} compares {record['dataset']}, not {name}: name another folder with -i")
     runs = _runs_of(record, work) if record else _trainings(name)
@@ -61,6 +62,7 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
         raise CrossmodError(
             f"{work} holds no comparison and $nnUNet_results no training of {name}: run crossmod compare"
         )
+    device = device_of(device) if embeddings else device
     methods = list(dict.fromkeys(run.method for run in runs))
     sections: list[Section] = []
     conclusion = (
