@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from nnunet_crossmod.commands.arguments import add_subcommands
+from nnunet_crossmod.commands.arguments import CommandParser, add_subcommands
 from nnunet_crossmod.errors import CrossmodError
 
 __all__ = ["COMMANDS", "main"]
@@ -20,6 +20,7 @@ COMMANDS = {
     "inspect": "what a raw data set holds: a table, and a sheet with one slice per scan",
     "configure": "copy plans under a new name with hyper-parameters of your own",
     "modality-channel": "give new scans the modality channel that the networks read",
+    "train": "as nnUNetv2_train, which then needs no nnUNet_extTrainer",
     "predict": "predict new scans: as modality-channel and nnUNetv2_predict, in one step",
     "export": "make a stock nnU-Net model for one modality, which needs nothing of this package",
     "translate": "source scans in the style of the target, by a trained generator",
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Wrong input is reported in one line on stderr."""
     # what PyTorch, MONAI and nnU-Net tell their own developers
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|monai|nnunetv2)\b")
-    parser = argparse.ArgumentParser(prog="crossmod", description="Cross-modality segmentation with nnU-Net v2.")
+    parser = CommandParser(prog="crossmod", description="Cross-modality segmentation with nnU-Net v2.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
     add_subcommands(parser, "nnunet_crossmod.commands", COMMANDS, dest="command", metavar="COMMAND")
     args = parser.parse_args(arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
 import shutil
@@ -22,7 +21,16 @@ from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import METRICS, evaluate_folder, read_scores, write_evaluation
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, check_roles, compare, shown, to_latex, to_markdown
 from nnunet_crossmod.nnunet_runs import cores, predict, train
-from nnunet_crossmod.paths import dataset_folder, let_nnunet_find_trainers, load_trainer, read_json
+from nnunet_crossmod.paths import (
+    check_trainer,
+    dataset_folder,
+    device_of,
+    let_nnunet_find_trainers,
+    load_trainer,
+    nnunet_folder,
+    read_json,
+    read_plans,
+)
 from nnunet_crossmod.plans import configure, read_setting, resolved_configuration, write_plans
 from nnunet_crossmod.raw.block import CrossmodBlock
 
@@ -91,7 +99,7 @@ class Comparison:
         settings: hyper-parameters of all rows.
         preset: of ``crossmod configure``.
         checkpoint: that predicts.
-        device: ``cpu``, ``cuda`` or ``mps``.
+        device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
         mirroring: test-time augmentation.
         tolerance: of the normalised surface Dice, in mm.
         jobs: models trained side by side, which share the cores.
@@ -119,6 +127,9 @@ class Comparison:
             CrossmodError: wrong input, before anything is trained; a command that failed (the message names its log).
         """
         check_roles([method.title for method in self.methods], roles)
+        self._check_rows()
+        nnunet_folder("nnUNet_results")
+        read_plans(self.dataset, self.plans, self.configuration)
         raw, block, ending, ignore = self._test_scans()
         self._check_annotations(block)
         runs = self.prepare()
@@ -189,19 +200,13 @@ class Comparison:
         """Check every row and write the plans it needs; nothing is trained yet."""
         from nnunet_crossmod.training.hyperparameters import resolve
 
-        if len({method.title for method in self.methods}) < len(self.methods):
-            raise CrossmodError("two rows have the same name: give each trainer, with its settings, once")
+        self._check_rows()
         for method in self.methods:
             kind = load_trainer(method.trainer)
             resolve(kind, kind._hyperparameter_types, {**(self.settings or {}), **method.settings}, method.title)
         preprocessed = dataset_folder("nnUNet_preprocessed", self.dataset)
-        file = preprocessed / f"{self.plans}.json"
-        if not file.is_file():
-            raise CrossmodError(f"{file} does not exist: plan with nnUNetv2_plan_and_preprocess -d {self.dataset}")
-        base = json.loads(file.read_text())
-        if self.configuration not in base["configurations"]:
-            raise CrossmodError(f"{file} has no {self.configuration!r}; it has {', '.join(base['configurations'])}")
-        results = _results() / preprocessed.name
+        base = read_plans(self.dataset, self.plans, self.configuration)
+        results = nnunet_folder("nnUNet_results") / preprocessed.name
         let_nnunet_find_trainers()
         runs = []
         for method in self.methods:
@@ -213,6 +218,12 @@ class Comparison:
                     work = self.work / _slug(method.title) / (name + self._chosen())
                     runs.append(Run(name, method, seed, fold, plans, model / f"fold_{fold}", work))
         return runs
+
+    def _check_rows(self) -> None:
+        if len({method.title for method in self.methods}) < len(self.methods):
+            raise CrossmodError("-tr names two rows alike: give each trainer, with its settings, once")
+        for method in self.methods:
+            check_trainer(method.trainer)
 
     def _check_annotations(self, block: CrossmodBlock) -> None:
         for method in self.methods:
@@ -314,7 +325,7 @@ class Comparison:
 
     def _test_scans(self) -> tuple[Path, CrossmodBlock, str, int | None]:
         raw = dataset_folder("nnUNet_raw", self.dataset)
-        dataset_json = json.loads((raw / "dataset.json").read_text())
+        dataset_json = read_json(raw / "dataset.json", "convert the data set again")
         block = CrossmodBlock.from_dataset_json(dataset_json, str(raw / "dataset.json"))
         ending: str = dataset_json["file_ending"]
         for folder in ("imagesTs", "labelsTs"):
@@ -337,7 +348,7 @@ class Comparison:
             self.configuration,
             run.method.trainer,
             run.plans,
-            device=self.device,
+            device=device_of(self.device),
             log=self._log(run, "train"),
             title="train",
             epochs=epochs,
@@ -374,7 +385,7 @@ class Comparison:
             self.configuration,
             run.method.trainer,
             run.plans,
-            device=self.device,
+            device=device_of(self.device),
             log=self._log(run, "predict"),
             title="predict",
             number=number - len(predicted),
@@ -544,13 +555,6 @@ def _labelled_per_step(method: Method, block: CrossmodBlock, batch_size: int, ta
     )
     sizes = ((source, batch_size), (target, (target_batch_size or batch_size) if source else batch_size))
     return sum(shares[i % len(shares)] for shares, size in sizes if shares for i in range(size))
-
-
-def _results() -> Path:
-    folder = os.environ.get("nnUNet_results")  # noqa: SIM112 - nnU-Net's spelling
-    if not folder:
-        raise CrossmodError("nnUNet_results is not set: export nnUNet_results=/a/folder")
-    return Path(folder)
 
 
 def _slug(text: str) -> str:

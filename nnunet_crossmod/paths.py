@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from nnunet_crossmod.errors import CrossmodError, did_you_mean
 __all__ = [
     "check_output_file",
     "check_output_folder",
+    "check_trainer",
     "dataset_folder",
     "device_of",
     "find_dataset_json",
     "let_nnunet_find_trainers",
     "load_trainer",
     "model_folder",
+    "nnunet_folder",
     "read_json",
+    "read_plans",
     "trainer_names",
     "trainers_folder",
 ]
@@ -44,6 +48,17 @@ def trainer_names() -> list[str]:
     )
 
 
+def nnunet_folder(variable: str) -> Path:
+    """One of nnU-Net's three folders, by the name of its variable; it may not exist yet.
+
+    Raises:
+        CrossmodError: the variable is not set.
+    """
+    if not (folder := os.environ.get(variable)):
+        raise CrossmodError(f"{variable} is not set: export {variable}=/a/folder")
+    return Path(folder)
+
+
 def dataset_folder(variable: str, dataset: int | str) -> Path:
     """The data set's folder below ``$nnUNet_raw``, ``$nnUNet_preprocessed`` or ``$nnUNet_results``.
 
@@ -52,12 +67,12 @@ def dataset_folder(variable: str, dataset: int | str) -> Path:
         dataset: the id (``511``) or the full name (``"Dataset511_MSCMRSeg"``).
 
     Raises:
-        CrossmodError: the variable is not set, or there is no such data set, or there are several.
+        CrossmodError: the variable is not set or names no folder, or there is no such data set, or there are several.
     """
-    base = os.environ.get(variable)
-    if not base:
-        raise CrossmodError(f"{variable} is not set: export {variable}=/a/folder")
-    folders = sorted(path for path in Path(base).glob(_pattern(dataset)) if path.is_dir())
+    base = nnunet_folder(variable)
+    if not base.is_dir():
+        raise CrossmodError(f"{variable} names {base}, which does not exist: correct it, or mkdir -p {base}")
+    folders = sorted(path for path in base.glob(_pattern(dataset)) if path.is_dir())
     if not folders:
         remedy = {
             "nnUNet_raw": '"crossmod convert"',
@@ -82,6 +97,31 @@ def model_folder(dataset: int | str, trainer: str, plans: str, configuration: st
         there = "; ".join(f"-tr {t} -p {p} -c {c}" for t, p, c in (name for name in trained if len(name) == 3))
         raise CrossmodError(f"{folder} does not exist; trained on {of_dataset.name}: {there or 'nothing yet'}")
     return folder
+
+
+def read_plans(dataset: int | str, plans: str, configuration: str | None = None) -> dict[str, Any]:
+    """Plans of a planned data set.
+
+    Args:
+        dataset: id or name.
+        plans: their name.
+        configuration: must be one of theirs.
+
+    Raises:
+        CrossmodError: the data set is not planned, or has no plans of that name, or they have no such configuration.
+    """
+    folder = dataset_folder("nnUNet_preprocessed", dataset)
+    file, remedy = folder / f"{plans}.json", f"plan again with nnUNetv2_plan_and_preprocess -d {dataset}"
+    if not file.is_file():
+        names = sorted(path.stem for path in folder.glob("*Plans*.json"))
+        there = f"; plans of this data set: {', '.join(names)}" if names else f": {remedy}"
+        raise CrossmodError(f"{file} does not exist{did_you_mean(plans, names)}{there}")
+    content: dict[str, Any] = read_json(file, remedy)
+    known = content["configurations"]
+    if configuration is not None and configuration not in known:
+        near = did_you_mean(configuration, known)
+        raise CrossmodError(f"{file} has no configuration {configuration!r}{near}; it has {', '.join(known)}")
+    return content
 
 
 def let_nnunet_find_trainers() -> None:
@@ -115,22 +155,44 @@ def _pattern(dataset: int | str) -> str:
     return f"Dataset{int(dataset):03d}_*" if str(dataset).isdigit() else str(dataset)
 
 
+def check_trainer(name: str) -> list[str]:
+    """Look for a trainer without importing anything; returns the folders whose files name it.
+
+    Raises:
+        CrossmodError: none does.
+    """
+    folders = dict.fromkeys([str(trainers_folder()), *_named_trainer_folders()])
+    word = re.compile(rf"\b{re.escape(name)}\b".encode())
+    naming = [
+        folder for folder in folders if any(word.search(file.read_bytes()) for file in Path(folder).rglob("*.py"))
+    ]
+    if not naming:
+        raise _no_trainer(name)
+    return naming
+
+
 def load_trainer(name: str) -> Any:
     """The trainer class of that name, among this project's and those in the folders of ``nnUNet_extTrainer``.
 
     Raises:
         CrossmodError: there is none.
     """
+    folders = check_trainer(name)
+
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-    for folder in dict.fromkeys([str(trainers_folder()), *_named_trainer_folders()]):
+    for folder in folders:
         trainer = recursive_find_python_class(folder, name, None, folder, cleanup_imports_from_base_folder=True)
         if trainer is not None:
             return trainer
-    raise CrossmodError(
-        f"there is no trainer {name!r}{did_you_mean(name, trainer_names())}; there are {', '.join(trainer_names())}, "
-        "and those of your own where "
-        "nnUNet_extTrainer names their folder"
+    raise _no_trainer(name)
+
+
+def _no_trainer(name: str) -> CrossmodError:
+    known = trainer_names()
+    return CrossmodError(
+        f"there is no trainer {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}, and those of your own "
+        "where nnUNet_extTrainer names their folder"
     )
 
 

@@ -120,7 +120,7 @@ def test_configure_writes_plans_of_ones_own(dataset: Path, capsys: pytest.Captur
     assert main([*command, "-tr", "AICLTrainer"]) == 0
     plans = json.loads((dataset / "nnUNetPlans_fpc025.json").read_text())
     assert plans["crossmod"] == {"fpc_weight": 0.25, "gin": "source"}
-    assert "nnUNetv2_train 901" in capsys.readouterr().out
+    assert "crossmod train 901" in capsys.readouterr().out
     assert main(command) == 1
     assert "--overwrite" in one_line(capsys)
     (dataset / "nnUNetPlans_fpc025.json").unlink()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.errors import CrossmodError, did_you_mean
 from nnunet_crossmod.paths import model_folder
 
 __all__ = [
@@ -26,10 +27,10 @@ FINAL = "checkpoint_final.pth"
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of a command, whose module declares the arguments once the command is chosen.
+    """A parser that tells what is wrong in one line; that of a command declares its arguments once it is chosen.
 
     Args:
-        module: has ``add_arguments(parser)`` and ``run(args)``.
+        module: of a command; has ``add_arguments(parser)`` and ``run(args)``.
         options: of ``argparse.ArgumentParser``.
     """
 
@@ -48,6 +49,12 @@ class CommandParser(argparse.ArgumentParser):
                 self.set_defaults(run=command.run)
             self._module = ""
         return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the words of the command line, and stop with exit code 2."""
+        if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += did_you_mean(choice[1], re.findall(r"[\w.-]+", choice[2]))
+        self.exit(2, f"Error: {message}; see {self.prog} --help\n")
 
 
 def add_subcommands(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nnunet_crossmod.commands.arguments import FINAL, add_device_argument, fold
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import device_of
+from nnunet_crossmod.paths import check_output_folder
 from nnunet_crossmod.plans import read_setting
 
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out ``crossmod compare``."""
     settings = dict(map(read_setting, args.set))
     check_numbers(args.folds, args.seeds or (), args.tolerance, args.jobs)
-    device = device_of(args.device)
+    check_output_folder(args.output)
 
     from nnunet_crossmod.compare import Comparison, read_method, roles_of
 
@@ -86,13 +86,13 @@ def run(args: argparse.Namespace) -> int:
         settings,
         args.preset,
         args.checkpoint,
-        device,
+        args.device,
         not args.disable_tta,
         args.tolerance,
         args.jobs,
     )
     comparison.run(roles_of(methods, args.floor, args.ceiling, args.against))
-    print(f"Next: crossmod report -d {args.dataset} -i {args.output}")
+    print(f"Next: crossmod report -d {args.dataset} -i {args.output} -o report.html")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,14 @@ from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import read_scores
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, compare, shown
 from nnunet_crossmod.inference.trained_model import untranslated
-from nnunet_crossmod.paths import check_output_file, dataset_folder, device_of, find_dataset_json, read_json
+from nnunet_crossmod.paths import (
+    check_output_file,
+    dataset_folder,
+    device_of,
+    find_dataset_json,
+    nnunet_folder,
+    read_json,
+)
 from nnunet_crossmod.pictures.curves import Curve
 from nnunet_crossmod.pictures.overlays import colours_of, contours
 from nnunet_crossmod.raw.block import CrossmodBlock
@@ -98,10 +104,7 @@ def _runs_of(record: Mapping[str, Any], work: Path) -> list[_Run]:
 
 
 def _trainings(dataset: str) -> list[_Run]:
-    base = os.environ.get("nnUNet_results")  # noqa: SIM112 - nnU-Net's spelling
-    if not base:
-        raise CrossmodError("nnUNet_results is not set: export nnUNet_results=/a/folder")
-    files = sorted((Path(base) / dataset).glob("*/fold_*/losses.jsonl"))
+    files = sorted((nnunet_folder("nnUNet_results") / dataset).glob("*/fold_*/losses.jsonl"))
     return [_Run(file.parents[1].name, file.parent.name, file.parent) for file in files]
 
 
