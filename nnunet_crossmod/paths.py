@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -177,15 +178,19 @@ def load_trainer(name: str) -> Any:
     Raises:
         CrossmodError: there is none.
     """
-    folders = check_trainer(name)
-
-    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-
-    for folder in folders:
-        trainer = recursive_find_python_class(folder, name, None, folder, cleanup_imports_from_base_folder=True)
+    for folder in check_trainer(name):
+        trainer = _trainer_in(folder, name)
         if trainer is not None:
             return trainer
     raise _no_trainer(name)
+
+
+@cache
+def _trainer_in(folder: str, name: str) -> Any:
+    """nnU-Net's search, once: it imports every file of the folder each time."""
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    return recursive_find_python_class(folder, name, None, folder, cleanup_imports_from_base_folder=True)
 
 
 def _no_trainer(name: str) -> CrossmodError:
