@@ -17,7 +17,7 @@ from .command_line import add_common_arguments, main, read_shots
 from .phantom_scans import APPEARANCE, LABELS, MODALITIES, Gap, scan_subject
 from .raw_dataset import Annotation, RawDataset, Scan
 from .roles import annotate_shots
-from .writer import write_raw_dataset
+from .writer import new_dataset_folder, write_raw_dataset
 
 Scheme: TypeAlias = Literal["uda", "partial"]
 
@@ -73,6 +73,7 @@ def convert(
         raise CrossmodError(f"modality {unknown[0]!r} is not one of {list(MODALITIES)}: correct --source or --target")
     if size < 48 or slices < 3 or subjects < 2 or test_subjects < 0:
         raise CrossmodError("a phantom needs a size of 48 or more, 3 slices or more and 2 training subjects or more")
+    new_dataset_folder(dataset_id, "Phantom", raw_folder, overwrite)
 
     annotated: dict[str, Annotation] = {modality: "all" if modality in source else () for modality in MODALITIES}
     if annotation == "partial":

@@ -32,7 +32,7 @@ from nnunet_crossmod.paths import (
     read_plans,
 )
 from nnunet_crossmod.plans import configure, read_setting, resolved_configuration, write_plans
-from nnunet_crossmod.raw.block import CrossmodBlock
+from nnunet_crossmod.raw.block import CrossmodBlock, entry_of
 
 __all__ = ["Comparison", "Method", "Run", "read_method", "roles_of"]
 
@@ -327,7 +327,7 @@ class Comparison:
         raw = dataset_folder("nnUNet_raw", self.dataset)
         dataset_json = read_json(raw / "dataset.json", "convert the data set again")
         block = CrossmodBlock.from_dataset_json(dataset_json, str(raw / "dataset.json"))
-        ending: str = dataset_json["file_ending"]
+        ending: str = entry_of(dataset_json, "file_ending", str(raw / "dataset.json"))
         for folder in ("imagesTs", "labelsTs"):
             if not any((raw / folder).glob(f"*{ending}")):
                 raise CrossmodError(

@@ -162,14 +162,14 @@ def check_trainer(name: str) -> list[str]:
     Raises:
         CrossmodError: none does.
     """
-    folders = dict.fromkeys([str(trainers_folder()), *_named_trainer_folders()])
-    word = re.compile(rf"\b{re.escape(name)}\b".encode())
-    naming = [
-        folder for folder in folders if any(word.search(file.read_bytes()) for file in Path(folder).rglob("*.py"))
-    ]
-    if not naming:
+    own, word = str(trainers_folder()), re.compile(rf"\b{re.escape(name)}\b".encode())
+    folders = [own] if name in trainer_names() else []
+    for folder in _named_trainer_folders() if name.isidentifier() else ():
+        if folder != own and any(word.search(file.read_bytes()) for file in Path(folder).rglob("*.py")):
+            folders.append(folder)
+    if not folders:
         raise _no_trainer(name)
-    return naming
+    return folders
 
 
 def load_trainer(name: str) -> Any:

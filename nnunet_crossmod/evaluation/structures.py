@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from nnunet_crossmod.errors import CrossmodError, did_you_mean
 from nnunet_crossmod.paths import find_dataset_json, read_json
-from nnunet_crossmod.raw.block import CrossmodBlock
+from nnunet_crossmod.raw.block import CrossmodBlock, entry_of
 
 __all__ = ["Structures", "of_dataset", "of_words"]
 
@@ -51,7 +51,8 @@ def of_dataset(dataset: int | str) -> Structures:
 def _of_json(dataset_json: Mapping[str, Any], where: str) -> Structures:
     block = CrossmodBlock.from_dataset_json(dataset_json, where)
     modalities = {case.name: case.modality for case in (*block.cases.values(), *block.test.values())}
-    return Structures(block.labels, modalities, dataset_json["file_ending"], dataset_json["labels"].get("ignore"))
+    ending = entry_of(dataset_json, "file_ending", where)
+    return Structures(block.labels, modalities, ending, dataset_json["labels"].get("ignore"))
 
 
 def of_words(words: Sequence[str], modality: str = "") -> Structures:

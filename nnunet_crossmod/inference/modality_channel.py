@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,9 @@ from tqdm import tqdm
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.scans import check_replaceable, find_cases, known_modality
+from nnunet_crossmod.paths import read_json
 from nnunet_crossmod.raw.atomic_folder import atomic_folder, link_or_copy
-from nnunet_crossmod.raw.block import CrossmodBlock
+from nnunet_crossmod.raw.block import CrossmodBlock, entry_of
 from nnunet_crossmod.raw.image_files import check_same_grid, is_all_zero, read_image
 from nnunet_crossmod.raw.modality_channel import channel_file, modality_channel
 
@@ -34,16 +34,10 @@ class Contract(NamedTuple):
         Raises:
             CrossmodError: it cannot be read, is no JSON, or is of no cross-modal data set.
         """
-        try:
-            content = json.loads(dataset_json.read_text())
-            block = CrossmodBlock.from_dataset_json(content, str(dataset_json))
-            return cls(block.modalities, str(content["file_ending"]), len(content["channel_names"]) - 1)
-        except OSError as error:
-            raise CrossmodError(f"{dataset_json} cannot be read ({error.strerror}): check the path") from error
-        except json.JSONDecodeError as error:
-            raise CrossmodError(f"{dataset_json} is not valid JSON ({error}): restore it, or convert again") from error
-        except KeyError as error:
-            raise CrossmodError(f"{dataset_json} has no {error}: convert the data set again") from error
+        content, where = read_json(dataset_json, "check the path, or convert the data set again"), str(dataset_json)
+        block = CrossmodBlock.from_dataset_json(content, where)
+        ending, channels = (entry_of(content, key, where) for key in ("file_ending", "channel_names"))
+        return cls(block.modalities, str(ending), len(channels) - 1)
 
 
 def add_modality_channel(

@@ -163,6 +163,7 @@ def test_wrong_trees(tree: Path) -> None:
 
 def test_the_command(tree: Path) -> None:
     command = [sys.executable, "-m", "nnunet_crossmod.dataset_conversion.mscmrseg", "-i", str(tree), "-d", "512"]
+    (tree.parent / "raw").mkdir()
     environment = {**os.environ, "nnUNet_raw": str(tree.parent / "raw")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

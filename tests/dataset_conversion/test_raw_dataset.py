@@ -267,6 +267,9 @@ def test_an_interruption_leaves_the_old_data_set_and_nothing_new(
 def test_the_raw_folder_of_nnunet_is_the_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scans = make_scans(folder)
     monkeypatch.setenv("nnUNet_raw", str(folder / "elsewhere"))
+    with pytest.raises(CrossmodError, match=r"does not exist: correct it, or mkdir -p"):
+        write(scans, folder, raw_folder=None)
+    (folder / "elsewhere").mkdir()
     assert write(scans, folder, raw_folder=None).parent == folder / "elsewhere"
     monkeypatch.delenv("nnUNet_raw")
     with pytest.raises(CrossmodError, match="export nnUNet_raw="):
