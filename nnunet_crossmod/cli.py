@@ -1,14 +1,16 @@
+# PYTHON_ARGCOMPLETE_OK
 """``crossmod``: what nnU-Net lacks, with nnU-Net's flag letters."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from nnunet_crossmod.commands.arguments import CommandParser, add_subcommands
+from nnunet_crossmod.commands.arguments import CommandParser, add_subcommands, complete
 from nnunet_crossmod.errors import CrossmodError
 
 __all__ = ["COMMANDS", "main"]
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="crossmod", description="Cross-modality segmentation with nnU-Net v2.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
     add_subcommands(parser, "nnunet_crossmod.commands", COMMANDS, dest="command", metavar="COMMAND")
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks how the line may go on
+        complete(parser, os.environ.get("COMP_LINE", "").split())
     args = parser.parse_args(arguments)
     try:
         code: int = args.run(args) or 0

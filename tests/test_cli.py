@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nnunet_crossmod.cli import COMMANDS, main
-from nnunet_crossmod.commands import doctor
+from nnunet_crossmod.commands import doctor, trainers_dir
 from nnunet_crossmod.commands.convert import DATASETS
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import load_trainer, trainer_names, trainers_folder
@@ -87,6 +87,57 @@ def test_compare_refuses_seeds(seeds: list[str], capsys: pytest.CaptureFixture[s
     assert "--seeds" in one_line(capsys)
 
 
+def completed(line: str) -> list[str]:
+    """What the shell is told of how a line may go on."""
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": " ", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    call = f'"{sys.executable}" -m nnunet_crossmod.cli 8>&1 9>&2'
+    return subprocess.run(
+        ["bash", "-c", call], capture_output=True, text=True, check=True, env={**os.environ, **asked}
+    ).stdout.split()
+
+
+def test_the_shell_completes_commands_and_flags() -> None:
+    pytest.importorskip("argcomplete")
+    assert completed("crossmod pre") == ["predict"]
+    assert completed("crossmod convert mmw") == ["mmwhs"]
+    assert completed("crossmod convert folders --label") == ["--label-files", "--labels"]
+
+
+@pytest.mark.parametrize("word", ["predcit", "evalute"])
+def test_a_misspelt_command_is_guessed(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([word])
+    assert f"did you mean {'predict' if word == 'predcit' else 'evaluate'}?" in one_line(capsys)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "out/a.nii.gz"), PermissionError("no")])
+def test_what_the_system_refuses_is_one_line(
+    error: OSError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> Path:
+        raise error
+
+    monkeypatch.setattr(trainers_dir, "trainers_folder", fails)
+    assert main(["trainers-dir"]) == 1
+    assert (error.strerror or "no") in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--set", "fpc_wait=0.25"], "did you mean fpc_weight?"),
+        (["--set", "gin_probability=3"], "must be a number at least 0 and at most 1"),
+        (["--set", "gin=sauce"], "must be one of"),
+    ],
+)
+def test_configure_checks_against_all_trainers_where_none_is_named(
+    words: list[str], says: str, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["configure", "-d", "901", "--name", "nnUNetPlans_no", *words]) == 1
+    assert says in one_line(capsys)
+    assert not (dataset / "nnUNetPlans_no.json").exists()
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
@@ -152,6 +203,8 @@ def test_evaluate_of_the_references_themselves_is_perfect(
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["modalities"]["lge"]["structures"]["mean"]["dice"] == {"mean": 1, "std": None}
     assert summary["conventions"]["tolerance_mm"] == 2
+    assert main(["evaluate", "-d", "901", "-p", str(labels), "-g", str(labels), "-m", "lge", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["modalities"]) == ["lge"]
     assert (tmp_path / "out" / "metrics.csv").read_text().count("\n") == 1 + 2 * 3
     assert main(["evaluate", "-d", "901", "-p", str(tmp_path), "-g", str(labels)]) == 1
     assert "no case in common" in one_line(capsys)

@@ -16,10 +16,12 @@ __all__ = [
     "FINAL",
     "CommandParser",
     "add_device_argument",
+    "add_json_argument",
     "add_modality_arguments",
     "add_model_arguments",
     "add_subcommands",
     "chosen_folders",
+    "complete",
     "fold",
 ]
 
@@ -40,6 +42,11 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Import the command's module, declare its arguments, parse them."""
+        self.declare()
+        return super().parse_known_args(args, namespace)
+
+    def declare(self) -> None:
+        """Declare the arguments of the command, if that is not done yet."""
         if self._module:
             command = importlib.import_module(self._module)
             if self.description is None:
@@ -48,7 +55,6 @@ class CommandParser(argparse.ArgumentParser):
             if hasattr(command, "run"):
                 self.set_defaults(run=command.run)
             self._module = ""
-        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the words of the command line, and stop with exit code 2."""
@@ -64,6 +70,25 @@ def add_subcommands(
     commands = parser.add_subparsers(dest=dest, metavar=metavar, required=True, parser_class=CommandParser)
     for name, summary in summaries.items():
         commands.add_parser(name, help=summary, module=f"{package}.{name.replace('-', '_')}")
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print the table as JSON, and nothing else")
+
+
+def complete(parser: argparse.ArgumentParser, line: Sequence[str]) -> None:
+    """Print how a command line may go on, and stop: what a shell asks for through argcomplete."""
+    import argcomplete
+
+    chosen = parser
+    for word in line:
+        for action in chosen._actions:
+            if isinstance(action, argparse._SubParsersAction) and word in action.choices:
+                chosen = action.choices[word]
+                chosen.declare()
+                break
+    argcomplete.autocomplete(parser)
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:

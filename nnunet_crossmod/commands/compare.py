@@ -10,10 +10,12 @@ table.csv, table.tex, scans.csv and scores.csv. A model that fails does not stop
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from nnunet_crossmod.commands.arguments import FINAL, add_device_argument, fold
+from nnunet_crossmod.commands.arguments import FINAL, add_device_argument, add_json_argument, fold
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import check_output_folder
 from nnunet_crossmod.plans import read_setting
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ceiling", metavar="ROW", help="upper end of the gap (TargetSupervisedTrainer)")
     parser.add_argument("--against", metavar="ROW", help="row the others are tested against (the floor, or the first)")
     parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (2 mm)")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,7 +94,11 @@ def run(args: argparse.Namespace) -> int:
         args.tolerance,
         args.jobs,
     )
-    comparison.run(roles_of(methods, args.floor, args.ceiling, args.against))
+    with redirect_stdout(sys.stderr if args.json else sys.stdout):
+        table = comparison.run(roles_of(methods, args.floor, args.ceiling, args.against))
+    if args.json:
+        print(table.to_json(orient="records", indent=2, force_ascii=False))
+        return 0
     print(f"Next: crossmod report -d {args.dataset} -i {args.output} -o report.html")
     return 0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_crossmod.commands.arguments import add_json_argument
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import check_output_folder
 
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-np", dest="processes", type=int, metavar="N", help="processes (by the number of cases)")
     parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (2 mm)")
     parser.add_argument("--ending", metavar="ENDING", help="of the files (the data set's, or .nii.gz)")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise CrossmodError(f"{flag} {folder} is no folder: check the path")
 
-    from nnunet_crossmod.evaluation import evaluate_folder, printed, write_evaluation
+    from nnunet_crossmod.evaluation import as_json, evaluate_folder, printed, write_evaluation
     from nnunet_crossmod.evaluation.structures import of_dataset, of_words
 
     known = of_dataset(args.dataset_id) if args.dataset_id is not None else of_words(args.labels, args.modality)
@@ -67,6 +69,11 @@ def run(args: argparse.Namespace) -> None:
         known=None if args.dataset_id is None else known.labels.values(),
         only=args.modality,
     )
-    print(printed(scores, args.tolerance))
     if args.output is not None:
         write_evaluation(scores, args.output, args.tolerance)
+    if args.json:
+        print(as_json(scores, args.tolerance))
+        return
+    print(printed(scores, args.tolerance))
+    if args.dataset_id is not None:
+        print(f"Next: crossmod compare -d {args.dataset_id} -c 2d -tr SourceOnlyTrainer MeanTeacherTrainer")

@@ -20,7 +20,7 @@ from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation.metrics import CONVENTIONS, DIGITS, METRICS, TITLES, Score, measure
 from nnunet_crossmod.raw.image_files import check_same_grid, read_image
 
-__all__ = ["evaluate_folder", "printed", "read_scores", "summarise", "summary", "write_evaluation"]
+__all__ = ["as_json", "evaluate_folder", "printed", "read_scores", "summarise", "summary", "write_evaluation"]
 
 COUNTS = ("scored", "missed", "invented", "absent")
 ROUNDING = 1e-3  # how far a label may lie from a whole number
@@ -262,5 +262,10 @@ def write_evaluation(scores: pd.DataFrame, folder: Path, tolerance: float) -> No
     """Write ``metrics.csv`` (one row per case and structure) and ``summary.json`` (conventions, means, counts)."""
     folder.mkdir(parents=True, exist_ok=True)
     scores.to_csv(folder / "metrics.csv", index=False)
+    (folder / "summary.json").write_text(as_json(scores, tolerance) + "\n", encoding="utf-8")
+
+
+def as_json(scores: pd.DataFrame, tolerance: float) -> str:
+    """Conventions, means and counts as JSON."""
     description = {"conventions": {**CONVENTIONS, "tolerance_mm": tolerance}, "modalities": summary(scores)}
-    (folder / "summary.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.dumps(description, indent=2, ensure_ascii=False)
