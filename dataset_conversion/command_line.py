@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["add_common_arguments", "main", "read_shots"]
+__all__ = ["add_common_arguments", "main", "print_next_step", "read_shots"]
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, source: Sequence[str], target: Sequence[str]) -> None:
@@ -64,6 +64,11 @@ def read_shots(words: Sequence[str], target: Sequence[str]) -> dict[str, int]:
             )
         shots[modality] = int(number)
     return shots
+
+
+def print_next_step(dataset_id: int) -> None:
+    """What comes after a conversion."""
+    print(f"Next: nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d 3d_fullres --verify_dataset_integrity")
 
 
 def main(

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .command_line import add_common_arguments, read_shots
+from .command_line import add_common_arguments, print_next_step, read_shots
 from .command_line import main as run_as_script
 from .find_files import Findings
 from .preview import print_preview
@@ -220,18 +220,19 @@ class DataSet:
         """Carry out the command."""
         if args.reuse is not None:
             self._reuse(args)
-            return
-        self.convert(
-            args.input,
-            args.dataset_id,
-            args.source,
-            args.target,
-            overwrite=args.overwrite,
-            skip_broken=args.skip_broken,
-            test=args.test or args.split,
-            shots=read_shots(args.shots, args.target),
-            structures=getattr(args, "structures", None),
-        )
+        else:
+            self.convert(
+                args.input,
+                args.dataset_id,
+                args.source,
+                args.target,
+                overwrite=args.overwrite,
+                skip_broken=args.skip_broken,
+                test=args.test or args.split,
+                shots=read_shots(args.shots, args.target),
+                structures=getattr(args, "structures", None),
+            )
+        print_next_step(args.dataset_id)
 
     def _reuse(self, args: argparse.Namespace) -> None:
         if args.shots or args.skip_broken or getattr(args, "structures", None):

@@ -29,7 +29,7 @@ from typing import Any
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .command_line import add_common_arguments, main, read_shots
+from .command_line import add_common_arguments, main, print_next_step, read_shots
 from .folder_description import dataset_of
 
 __all__ = ["add_arguments", "dataset_of", "run"]
@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
         skip_broken=args.skip_broken,
         overwrite=args.overwrite,
     )
+    print_next_step(args.dataset_id)
 
 
 def _from_json(file: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .command_line import add_common_arguments, main, read_shots
+from .command_line import add_common_arguments, main, print_next_step, read_shots
 from .phantom_scans import APPEARANCE, LABELS, MODALITIES, Gap, scan_subject
 from .raw_dataset import Annotation, RawDataset, Scan
 from .roles import annotate_shots
@@ -137,6 +137,7 @@ def run(args: argparse.Namespace) -> None:
         shots=read_shots(args.shots, args.target),
         overwrite=args.overwrite,
     )
+    print_next_step(args.dataset_id)
 
 
 if __name__ == "__main__":

@@ -499,7 +499,8 @@ class Comparison:
         if roles.floor and roles.ceiling:
             notes.append(f"Gap closed: share of the way in mean Dice from {roles.floor} to {roles.ceiling}.")
         else:
-            notes.append(f"Add the rows {FLOOR} and {CEILING} to see the share of the gap closed.")
+            missing = [row for row, role in ((FLOOR, roles.floor), (CEILING, roles.ceiling)) if role is None]
+            notes.append(f"Add {' and '.join(missing)} to see the share of the gap closed.")
         if second := self._second_floor():
             notes.append(f"Two floors: {roles.floor or FLOOR}, and with nnU-Net's own augmentation {second}.")
         if len(self.seeds) < 3:

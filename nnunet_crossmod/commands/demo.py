@@ -153,7 +153,7 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
     print(f"\nDice on {len(block.test)} test scans, mean over cases\n")
     print(table.rename_axis(["model", "modality"]).round(3).to_string())
     print(f"\npicture: {picture}\ntable:   {output / 'dice.csv'}\ntook {(time.monotonic() - began) / 60:.1f} minutes")
-    print("Next, with scans of your own: crossmod convert --help")
+    print("Next, with scans of your own: crossmod convert folders --help")
     return table
 
 
