@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nnunet_crossmod.commands.compare import check_numbers
+from nnunet_crossmod.commands.arguments import check_numbers
 from nnunet_crossmod.compare import Comparison, read_method, roles_of
 from nnunet_crossmod.dataset_conversion import mscmrseg
 from nnunet_crossmod.errors import CrossmodError
@@ -74,7 +74,7 @@ def benchmark(
     development: Collection[str] = (),
 ) -> None:
     """Prepare what is missing, compare, report; ``development`` names the target scans on which settings are chosen."""
-    check_numbers([0], args.seeds, 2.0, args.jobs)
+    check_numbers([0], args.seeds, args.jobs)
     args.output.mkdir(parents=True, exist_ok=True)
     use_folders(args.output)
     prepare(dataset, convert, args.output)

@@ -28,6 +28,7 @@ COMMANDS = {
     "translate": "source scans in the style of the target, by a trained generator",
     "evaluate": "Dice, HD95, ASSD and surface Dice per structure and modality of a folder of predictions",
     "compare": "train what is missing, predict the test scans, evaluate, and put the methods into one table",
+    "self-train": "rounds of pseudo-labels: what several models agree on is trained on again",
     "report": "one page of tables, loss curves, overlays and embeddings",
     "demo": "phantom, plan, train, predict, evaluate, picture: everything once, in minutes",
 }

@@ -32,9 +32,9 @@ from nnunet_crossmod.paths import (
     read_plans,
 )
 from nnunet_crossmod.plans import configure, read_setting, resolved_configuration, write_plans
-from nnunet_crossmod.raw.block import CrossmodBlock, entry_of
+from nnunet_crossmod.raw.block import Case, CrossmodBlock, entry_of
 
-__all__ = ["Comparison", "Method", "Run", "read_method", "roles_of"]
+__all__ = ["Comparison", "Method", "Run", "cases_seen", "read_method", "roles_of"]
 
 FLOOR, CEILING = "SourceOnlyTrainer", "TargetSupervisedTrainer"
 WITH_NNUNETS_AUGMENTATION = {"augmentation": "nnunet"}
@@ -127,11 +127,11 @@ class Comparison:
             CrossmodError: wrong input, before anything is trained; a command that failed (the message names its log).
         """
         check_roles([method.title for method in self.methods], roles)
-        self._check_rows()
+        self.check_rows()
         nnunet_folder("nnUNet_results")
         read_plans(self.dataset, self.plans, self.configuration)
         raw, block, ending, ignore = self._test_scans()
-        self._check_annotations(block)
+        self.check_annotations(block)
         runs = self.prepare()
         self._check_trained(runs)
         self.work.mkdir(parents=True, exist_ok=True)
@@ -196,14 +196,49 @@ class Comparison:
         self._write(table, scores, modalities, roles, self._conditions(titles, block, runs))
         return table
 
-    def prepare(self) -> list[Run]:
-        """Check every row and write the plans it needs; nothing is trained yet."""
+    def train_and_predict(self, scans: Path, ending: str) -> list[Run]:
+        """Train what is missing; every model predicts the scans of a folder into ``predictions`` of its ``work``.
+
+        Args:
+            scans: cases with their modality channel.
+            ending: of the files.
+
+        Raises:
+            CrossmodError: wrong input, before anything is trained; a command that failed (the message names its log).
+        """
+        runs = self.prepare()
+        self._check_trained(runs)
+        # looked up here, as nnU-Net's search for trainers bears no second thread
+        epochs = {run: self._epochs(run) for run in runs}
+
+        def train_and_predict(run: Run) -> None:
+            print(f"{runs.index(run) + 1}/{len(runs)}  {run.method.title}, {run.name}", flush=True)
+            self._train(run, epochs[run])
+            self._predict(run, scans, ending)
+
+        with ThreadPoolExecutor(self.jobs) as pool:
+            list(pool.map(train_and_predict, runs))
+        return runs
+
+    def check_rows(self) -> None:
+        """Raise :class:`CrossmodError` for a row that is there twice or names no trainer; nothing is imported."""
+        if len({method.title for method in self.methods}) < len(self.methods):
+            raise CrossmodError("-tr names two rows alike: give each trainer, with its settings, once")
+        for method in self.methods:
+            check_trainer(method.trainer)
+
+    def check_methods(self) -> None:
+        """Raise :class:`CrossmodError` for a row that is there twice, an unknown trainer or hyper-parameter."""
         from nnunet_crossmod.training.hyperparameters import resolve
 
-        self._check_rows()
+        self.check_rows()
         for method in self.methods:
             kind = load_trainer(method.trainer)
             resolve(kind, kind._hyperparameter_types, {**(self.settings or {}), **method.settings}, method.title)
+
+    def prepare(self) -> list[Run]:
+        """Check every row and write the plans it needs; nothing is trained yet."""
+        self.check_methods()
         preprocessed = dataset_folder("nnUNet_preprocessed", self.dataset)
         base = read_plans(self.dataset, self.plans, self.configuration)
         results = nnunet_folder("nnUNet_results") / preprocessed.name
@@ -219,25 +254,17 @@ class Comparison:
                     runs.append(Run(name, method, seed, fold, plans, model / f"fold_{fold}", work))
         return runs
 
-    def _check_rows(self) -> None:
-        if len({method.title for method in self.methods}) < len(self.methods):
-            raise CrossmodError("-tr names two rows alike: give each trainer, with its settings, once")
-        for method in self.methods:
-            check_trainer(method.trainer)
-
-    def _check_annotations(self, block: CrossmodBlock) -> None:
+    def check_annotations(self, block: CrossmodBlock) -> None:
+        """Raise :class:`CrossmodError` where a row has no label to learn from, or forbids what the block annotates."""
         for method in self.methods:
             kind = load_trainer(method.trainer)
-            trainer = kind.__new__(kind)  # what a method sees follows from the block alone
-            trainer.block = block
             settings = {**(self.settings or {}), **method.settings}
             if settings.get("forbid_annotated_target", kind.forbid_annotated_target) and block.target_annotated:
                 raise CrossmodError(
                     f"the data set annotates target scans for training, which {method.trainer} forbids: add "
                     "--set forbid_annotated_target=false"
                 )
-            seen = [trainer.see(case) for case in block.cases.values()]
-            if not any(case.annotated for case in seen if case is not None):
+            if not any(case.annotated for case in cases_seen(method.trainer, block)):
                 raise CrossmodError(
                     f"no training scan of the data set has labels that {method.trainer} may use: leave the row out, or "
                     "convert the data set with such labels beside the test scans (--split)"
@@ -378,6 +405,10 @@ class Comparison:
         record_path.write_text(json.dumps(made_by, indent=2) + "\n", encoding="utf-8")
         if len(predicted) >= number:
             return
+        if predicted:
+            unsure = max(predicted, key=lambda file: file.stat().st_mtime)
+            unsure.unlink()  # a prediction that was killed may have left it half-written
+            predicted.remove(unsure)
         predict(
             scans,
             folder,
@@ -541,15 +572,19 @@ def dice_per_scan(scores: pd.DataFrame) -> pd.DataFrame:
     return cast("pd.DataFrame", per_scan.unstack("method").reset_index())
 
 
+def cases_seen(trainer: str, block: CrossmodBlock) -> list[Case]:
+    """The cases of a block as a training by that trainer sees them, those that it leaves out not among them."""
+    kind = load_trainer(trainer)
+    unused = kind.__new__(kind)  # what is seen follows from the block alone
+    unused.block = block
+    return [seen for case in block.cases.values() if (seen := unused.see(case)) is not None]
+
+
 def _labelled_per_step(method: Method, block: CrossmodBlock, batch_size: int, target_batch_size: int | None) -> float:
     """Expected number of annotated samples in a step: as many of the source as planned, and those of the target."""
-    kind = load_trainer(method.trainer)
-    trainer = kind.__new__(kind)
-    trainer.block = block
     annotated: dict[str, list[bool]] = {}
-    for case in block.cases.values():
-        if (seen := trainer.see(case)) is not None:
-            annotated.setdefault(seen.modality, []).append(bool(seen.annotated))
+    for case in cases_seen(method.trainer, block):
+        annotated.setdefault(case.modality, []).append(case.annotated)
     source, target = (
         [sum(annotated[name]) / len(annotated[name]) for name in role if name in annotated]
         for role in (block.source, block.target)

@@ -20,7 +20,7 @@ from pathlib import Path
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import trainers_folder
 
-__all__ = ["FOLDERS", "cores", "plan_and_preprocess", "predict", "train", "use_folders"]
+__all__ = ["FOLDERS", "cores", "plan_and_preprocess", "predict", "preprocess", "train", "use_folders"]
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -62,10 +62,34 @@ def plan_and_preprocess(dataset: int | str, configurations: Sequence[str], *, lo
         processes,
     ]
     command += ["-np", *[processes] * len(configurations), *(["--verify_dataset_integrity"] if verify else [])]
+    _run_logged(command, _preparing(processes), log, "preprocess", None, r"\d+/\d+ \[")
+
+
+def preprocess(dataset: int, configuration: str, plans: str, *, preprocessed: Path, log: Path) -> None:
+    """``nnUNetv2_preprocess`` with as many processes as there are cores.
+
+    Args:
+        dataset: id.
+        configuration: to preprocess.
+        plans: name of the plans.
+        preprocessed: stands in for ``$nnUNet_preprocessed``; holds the data set's folder with plans.
+        log: gets the command's output.
+
+    Raises:
+        CrossmodError: the command is not installed, or failed.
+    """
+    processes = str(min(8, cores()))
+    command = [_executable("nnUNetv2_preprocess"), "-d", str(dataset), "-plans_name", plans, "-c", configuration]
+    environment = {**_preparing(processes), "nnUNet_preprocessed": str(preprocessed)}
+    _run_logged([*command, "-np", processes], environment, log, "preprocess", None, r"\d+/\d+ \[")
+
+
+def _preparing(processes: str) -> dict[str, str]:
+    """The environment of planning and preprocessing."""
     environment = {**_threads(1), "nnUNet_def_n_proc": processes}
     if os.environ.get("nnUNet_n_proc_DA") == "0":  # noqa: SIM112 - nnU-Net's spelling
         environment["nnUNet_n_proc_DA"] = processes  # the planner sets that number of threads, which cannot be 0
-    _run_logged(command, environment, log, "preprocess", None, r"\d+/\d+ \[")
+    return environment
 
 
 def train(

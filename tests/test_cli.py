@@ -47,6 +47,7 @@ REFUSED = (
     "translate -i {here} -o {here}/out -d 1 -c 2d -tr A -step_size 2",
     "evaluate -l A=1 -p {here} -g {here} --tolerance 0",
     "compare -d 1 -c 2d -tr A --seeds 0 0",
+    "self-train -d 1 -c 2d -tr A --rounds 0",
     "demo --seed -1",
 )
 

@@ -46,6 +46,7 @@ ALLOWED = {
         "errors",
         "paths",
         "pseudo_labels",
+        "agreement",
     },
 }
 HEAVY = {"monai", "matplotlib", "pandas", "sklearn"}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from nnunet_crossmod.data import Case, CrossModalBatch
+from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.training import CrossModalTrainer, Losses
 
 
@@ -73,6 +74,11 @@ class TargetSupervisedTrainer(_SupervisedTrainer):
     """The ceiling: nnU-Net on the target modality WITH ITS LABELS, whatever the block says training may see."""
 
     def see(self, case: Case) -> Case | None:
+        if case.pseudo:
+            raise CrossmodError(
+                f"case {case.name!r} has pseudo-labels, and TargetSupervisedTrainer learns from real ones alone: train "
+                "it on the data set that they were made from"
+            )
         if case.modality not in self.block.target or not case.labelled:
             return None
         return replace(case, visible=frozenset(self.block.labels.values()))

@@ -20,6 +20,8 @@ __all__ = [
     "add_modality_arguments",
     "add_model_arguments",
     "add_subcommands",
+    "add_training_arguments",
+    "check_numbers",
     "chosen_folders",
     "complete",
     "fold",
@@ -128,6 +130,44 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = Fals
     parser.add_argument(
         "-f", dest="folds", nargs="+", type=fold, metavar="FOLD", help="folds, or all (default: the trained ones)"
     )
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, models: str) -> None:
+    """Declare how several models are trained and predict.
+
+    Args:
+        models: what the help calls them, as ``every row``.
+    """
+    parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="data set, id or name")
+    parser.add_argument("-c", dest="configuration", required=True, metavar="CONFIGURATION", help="2d, 3d_fullres, …")
+    parser.add_argument(
+        "-f", dest="folds", type=fold, nargs="+", default=[0], metavar="FOLD", help="folds, or all (default: 0)"
+    )
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="plans (nnUNetPlans)")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help=f"train {models} with each; three or more")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=f"hyper-parameters of {models}"
+    )
+    parser.add_argument("--preset", choices=["cpu"], help="cpu: network, batch and schedule for two cores and minutes")
+    add_device_argument(parser)
+    parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring, as nnU-Net's flag")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="models trained side by side, sharing the cores (1)"
+    )
+
+
+def check_numbers(folds: Sequence[int | str], seeds: Sequence[int], jobs: int, tolerance: float = 2.0) -> None:
+    """Raise :class:`CrossmodError` for what no training of several models can use."""
+    for seed in seeds:
+        if seed < 0:
+            raise CrossmodError(f"--seeds {seed} is negative: give numbers from 0")
+    for flag, values in (("--seeds", seeds), ("-f", folds)):
+        if len(set(values)) < len(values):
+            raise CrossmodError(f"{flag} {' '.join(map(str, values))} names one twice: name each once")
+    if jobs < 1:
+        raise CrossmodError(f"--jobs {jobs} must be 1 or more")
+    if not tolerance > 0:
+        raise CrossmodError(f"--tolerance {tolerance} must be above 0 mm")
 
 
 def chosen_folders(args: argparse.Namespace) -> list[Path]:

@@ -11,23 +11,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from nnunet_crossmod.commands.arguments import FINAL, add_device_argument, add_json_argument, fold
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.commands.arguments import FINAL, add_json_argument, add_training_arguments, check_numbers
 from nnunet_crossmod.paths import check_output_folder
 from nnunet_crossmod.plans import read_setting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of ``crossmod compare``."""
-    parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="data set, id or name")
-    parser.add_argument("-c", dest="configuration", required=True, metavar="CONFIGURATION", help="2d, 3d_fullres, …")
-    parser.add_argument(
-        "-f", dest="folds", type=fold, nargs="+", default=[0], metavar="FOLD", help="folds, or all (default: 0)"
-    )
+    add_training_arguments(parser, "every row")
     parser.add_argument(
         "-tr",
         dest="trainers",
@@ -36,12 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ROW",
         help='a trainer, or in quotes a trainer and its hyper-parameters: "AICLTrainer gin=source"',
     )
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="PLANS", help="plans (nnUNetPlans)")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="train every row with each; three or more")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="hyper-parameters of all rows"
-    )
-    parser.add_argument("--preset", choices=["cpu"], help="cpu: network, batch and schedule for two cores and minutes")
     parser.add_argument(
         "-o",
         dest="output",
@@ -57,11 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="checkpoint that predicts (checkpoint_final.pth)",
     )
-    add_device_argument(parser)
-    parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring, as nnU-Net's flag")
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="models trained side by side, sharing the cores (1)"
-    )
     parser.add_argument("--floor", metavar="ROW", help="lower end of the gap (SourceOnlyTrainer)")
     parser.add_argument("--ceiling", metavar="ROW", help="upper end of the gap (TargetSupervisedTrainer)")
     parser.add_argument("--against", metavar="ROW", help="row the others are tested against (the floor, or the first)")
@@ -72,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out ``crossmod compare``."""
     settings = dict(map(read_setting, args.set))
-    check_numbers(args.folds, args.seeds or (), args.tolerance, args.jobs)
+    check_numbers(args.folds, args.seeds or (), args.jobs, args.tolerance)
     check_output_folder(args.output)
 
     from nnunet_crossmod.compare import Comparison, read_method, roles_of
@@ -101,17 +84,3 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"Next: crossmod report -d {args.dataset} -i {args.output} -o report.html")
     return 0
-
-
-def check_numbers(folds: Sequence[int | str], seeds: Sequence[int], tolerance: float, jobs: int) -> None:
-    """Raise :class:`CrossmodError` for what no comparison can use."""
-    for seed in seeds:
-        if seed < 0:
-            raise CrossmodError(f"--seeds {seed} is negative: give numbers from 0")
-    for flag, values in (("--seeds", seeds), ("-f", folds)):
-        if len(set(values)) < len(values):
-            raise CrossmodError(f"{flag} {' '.join(map(str, values))} names one twice: name each once")
-    if jobs < 1:
-        raise CrossmodError(f"--jobs {jobs} must be 1 or more")
-    if not tolerance > 0:
-        raise CrossmodError(f"--tolerance {tolerance} must be above 0 mm")

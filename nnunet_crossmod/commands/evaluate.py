@@ -53,10 +53,11 @@ def run(args: argparse.Namespace) -> None:
             raise CrossmodError(f"{flag} {folder} is no folder: check the path")
 
     from nnunet_crossmod.evaluation import as_json, evaluate_folder, printed, write_evaluation
-    from nnunet_crossmod.evaluation.structures import of_dataset, of_words
+    from nnunet_crossmod.evaluation.structures import check_references, of_dataset, of_words
 
     known = of_dataset(args.dataset_id) if args.dataset_id is not None else of_words(args.labels, args.modality)
     known.check_modality(args.modality)
+    check_references(args.references)
     scores = evaluate_folder(
         args.predictions,
         args.references,

@@ -1,6 +1,7 @@
 """Write one HTML page that needs no other file: the tables of a comparison, worst, median and best scan of
-every method, loss curves by term, t-SNE of organ embeddings, and the pictures that training drew.
-Without a comparison it shows what the trainings of the data set left.
+every method, how far models agree on every scan, loss curves by term, t-SNE of organ embeddings, and the
+pictures that training drew. Without a comparison it shows what the trainings of the data set left, and the
+rounds of crossmod self-train where -i names its work folder.
 
   crossmod report -d 511 -i crossmod_compare -o report.html
 """
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="input",
         type=Path,
         metavar="FOLDER",
-        help="work folder of crossmod compare (crossmod_compare)",
+        help="work folder of crossmod compare or self-train (crossmod_compare)",
     )
     parser.add_argument(
         "-o", dest="output", type=Path, default=Path("report.html"), metavar="FILE", help="the page (report.html)"

@@ -10,7 +10,7 @@ from nnunet_crossmod.errors import CrossmodError, did_you_mean
 from nnunet_crossmod.paths import find_dataset_json, read_json
 from nnunet_crossmod.raw.block import CrossmodBlock, entry_of
 
-__all__ = ["Structures", "of_dataset", "of_words"]
+__all__ = ["Structures", "check_references", "of_dataset", "of_words"]
 
 
 class Structures(NamedTuple):
@@ -53,6 +53,29 @@ def _of_json(dataset_json: Mapping[str, Any], where: str) -> Structures:
     modalities = {case.name: case.modality for case in (*block.cases.values(), *block.test.values())}
     ending = entry_of(dataset_json, "file_ending", where)
     return Structures(block.labels, modalities, ending, dataset_json["labels"].get("ignore"))
+
+
+def check_references(folder: Path) -> None:
+    """Refuse pseudo-labels as references.
+
+    Args:
+        folder: of label maps; where it lies in a data set, that data set's block says which of them models have made.
+
+    Raises:
+        CrossmodError: it holds pseudo-labels.
+    """
+    file = folder.resolve().parent / "dataset.json"
+    if not file.is_file():
+        return
+    dataset_json = read_json(file, "convert the data set again")
+    if "crossmod" not in dataset_json:
+        return
+    block = CrossmodBlock.from_dataset_json(dataset_json, str(file))
+    for case in block.pseudo_labelled:
+        if (folder / f"{case}{dataset_json['file_ending']}").is_file():
+            raise CrossmodError(
+                f"-g {folder} holds pseudo-labels (case {case!r}), which are no reference: name a folder of real labels"
+            )
 
 
 def of_words(words: Sequence[str], modality: str = "") -> Structures:

@@ -6,14 +6,16 @@
       "modalities": ["bSSFP", "LGE"], "source": ["bSSFP"], "target": ["LGE"], "registered": false,
       "cases": {
         "patient02_C0":  {"modality": "bSSFP", "annotated": "all", "subject": "patient02"},
-        "patient07_LGE": {"modality": "LGE", "annotated": [], "subject": "patient07", "labelled": false}
+        "patient07_LGE": {"modality": "LGE", "annotated": [], "subject": "patient07", "labelled": false},
+        "patient08_LGE": {"modality": "LGE", "annotated": "all", "subject": "patient08", "pseudo": true}
       },
       "test": {"patient01_LGE": {"modality": "LGE", "subject": "patient01"}}
     }
 
 ``annotated`` is what *training* may see of a case: ``"all"``, a list of label names (partial annotation) or ``[]``.
-``labelled`` says whether the label file holds real labels (the default) or only nnU-Net's ignore label. ``registered``
-declares that scans of one subject lie on one grid. ``test`` names the cases of ``imagesTs``.
+``labelled`` says whether the label file holds real labels (the default) or only nnU-Net's ignore label. ``pseudo`` says
+that models made the label file (``crossmod self-train``): training may learn from it, but it is no reference.
+``registered`` declares that scans of one subject lie on one grid. ``test`` names the cases of ``imagesTs``.
 """
 
 from __future__ import annotations
@@ -29,13 +31,17 @@ __all__ = ["Case", "CrossmodBlock", "entry_of"]
 
 @dataclass(frozen=True)
 class Case:
-    """One scan. ``visible`` holds the foreground label values that training may see; ``subject`` whose scan it is."""
+    """One scan. ``visible`` holds the foreground label values that training may see; ``subject`` whose scan it is.
+
+    ``labelled``: its label file holds real labels; ``pseudo``: it holds those of models, and ``labelled`` is false.
+    """
 
     name: str
     modality: str
     visible: frozenset[int]
     subject: str
     labelled: bool = True
+    pseudo: bool = False
 
     @property
     def annotated(self) -> bool:
@@ -104,6 +110,8 @@ class CrossmodBlock:
             everything = case.visible == frozenset(self.labels.values())
             names: str | list[str] = "all" if everything else [values[value] for value in sorted(case.visible)]
             written = {"modality": case.modality, "annotated": names, "subject": case.subject}
+            if case.pseudo:
+                return {**written, "pseudo": True}
             return written if case.labelled else {**written, "labelled": False}
 
         return {
@@ -121,6 +129,11 @@ class CrossmodBlock:
     def target_annotated(self) -> bool:
         """Whether training may see a label of any target scan."""
         return any(case.annotated for case in self.cases.values() if case.modality in self.target)
+
+    @property
+    def pseudo_labelled(self) -> list[str]:
+        """The training cases whose labels are those of models."""
+        return [name for name, case in self.cases.items() if case.pseudo]
 
     def modality_index(self, case: str) -> int:
         """Position of the case's modality in ``modalities``; the modality channel holds this number plus one."""
@@ -237,7 +250,10 @@ def _case(
         raise CrossmodError(
             f'{where}: case {name!r} needs "annotated": "all", a list of label names, or [] for none; got {annotated!r}'
         )
-    labelled = _flag(entry, "labelled", True, f"{where}: case {name!r}")
-    if visible and not labelled:
+    pseudo = _flag(entry, "pseudo", False, f"{where}: case {name!r}")
+    labelled = _flag(entry, "labelled", not pseudo, f"{where}: case {name!r}")
+    if pseudo and labelled:
+        raise CrossmodError(f'{where}: case {name!r} cannot be both "labelled" and "pseudo": take one of them out')
+    if visible and not labelled and not pseudo:
         raise CrossmodError(f'{where}: case {name!r} is annotated but "labelled" is false: give it a label file')
-    return Case(name, modality, visible, str(entry.get("subject", name)), labelled)
+    return Case(name, modality, visible, str(entry.get("subject", name)), labelled, pseudo)

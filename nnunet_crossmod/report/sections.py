@@ -30,6 +30,7 @@ from nnunet_crossmod.raw.block import CrossmodBlock
 from nnunet_crossmod.report.charts import METHOD_COLOURS, SHAPES, line_chart, method_line, scatter_chart
 from nnunet_crossmod.report.page import Entry, Figure, Group, Key, Section, picture, render
 from nnunet_crossmod.report.terms import SELECTION, meaning_of_loss, meanings_of_columns
+from nnunet_crossmod.report.trust import agreement_of_predictions, trust
 
 __all__ = ["write_report"]
 
@@ -47,7 +48,8 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
 
     Args:
         dataset: id or name.
-        work: folder of ``crossmod compare``; where it holds no comparison, the page shows the data set's trainings.
+        work: folder of ``crossmod compare``; where it holds no comparison, the page shows the data set's trainings, and
+            the rounds of ``crossmod self-train`` where it is the folder of one.
         file: the page.
         device: for the embeddings, ``auto`` or as nnU-Net's.
         embeddings: whether to compute them.
@@ -71,6 +73,7 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
     device = device_of(device) if embeddings else device
     methods = list(dict.fromkeys(run.method for run in runs))
     sections: list[Section] = []
+    scores, agreements = None, {}
     conclusion = (
         f"No test scans were scored: this page shows what the trainings of {name} left; "
         "crossmod compare scores and compares them."
@@ -84,6 +87,8 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
         sections.append(
             _overlays(scores, runs, block, dataset_folder("nnUNet_raw", dataset), dataset_json["file_ending"])
         )
+        agreements = _agreements(scores, runs, block, dataset_json["file_ending"])
+    sections.append(trust(agreements, scores, list(block.labels), work))
     sections.append(_curves(runs, methods))
     if embeddings:
         checkpoint = record["checkpoint"] if record else "checkpoint_final.pth"
@@ -239,6 +244,21 @@ def _overlays(scores: pd.DataFrame, runs: Sequence[_Run], block: CrossmodBlock, 
         groups.append(Group(f"{run.method}, {run.name}", figures))
     note = "Dashed: reference. Solid: prediction. The slice with most reference voxels."
     return Section("Worst, median and best scan", groups, [_structures(block.labels)], [note] if groups else [])
+
+
+def _agreements(
+    scores: pd.DataFrame, runs: Sequence[_Run], block: CrossmodBlock, ending: str
+) -> dict[str, pd.DataFrame]:
+    """Of every method with several runs, how far they agree on the target's test scans."""
+    cases = sorted(set(scores[scores["modality"].isin(block.target)]["case"]))
+    folders: dict[str, list[Path]] = {}
+    for run in runs:
+        folders.setdefault(run.method, []).append((run.work or Path()) / "predictions")
+    return {
+        method: agreement_of_predictions(several, cases, ending, block.labels)
+        for method, several in folders.items()
+        if len(several) > 1 and cases
+    }
 
 
 def _curves(runs: Sequence[_Run], methods: Sequence[str]) -> Section:

@@ -42,6 +42,16 @@ def test_cases_are_read() -> None:
     assert not block.registered
 
 
+def test_pseudo_labels_are_annotation_but_no_real_labels() -> None:
+    content = dataset_json()
+    content["crossmod"]["cases"]["b_LGE"] = {"modality": "LGE", "annotated": "all", "subject": "b", "pseudo": True}
+    block = CrossmodBlock.from_dataset_json(content)
+    case = block.cases["b_LGE"]
+    assert (case.annotated, case.pseudo, case.labelled) == (True, True, False)
+    assert block.pseudo_labelled == ["b_LGE"]
+    assert block.to_json()["cases"]["b_LGE"] == content["crossmod"]["cases"]["b_LGE"]
+
+
 def test_roles_and_modality_indices() -> None:
     block = CrossmodBlock.from_dataset_json(dataset_json())
     assert [block.modality_index(name) for name in ("a_C0", "a_LGE")] == [0, 1]
@@ -94,6 +104,8 @@ def broken(path: str, value: Any) -> dict[str, Any]:
         ("crossmod/cases/a_LGE/annotated", None, "case 'a_LGE' needs \"annotated\""),
         ("crossmod/cases/a_LGE/annotated", "RV", "got 'RV'"),
         ("crossmod/cases/b_LGE/annotated", "all", "case 'b_LGE' is annotated but \"labelled\" is false"),
+        ("crossmod/cases/a_C0/pseudo", 1, "must be true or false"),
+        ("crossmod/cases/b_LGE", {"modality": "LGE", "annotated": [], "labelled": True, "pseudo": True}, "both"),
         ("crossmod/test/c_LGE/modality", "CT", "case 'c_LGE' has modality 'CT'"),
     ],
 )

@@ -71,6 +71,7 @@ def test_the_page_of_a_comparison(compared: Path, tmp_path: Path) -> None:
     assert main(["report", "-d", "901", "-i", str(compared), "-o", str(tmp_path / "r.html"), "--no-embeddings"]) == 0
     page = (tmp_path / "r.html").read_text()
     elements = stands_alone(page)
+    assert "What to trust" not in page
     for words in ("AICLTrainer fpc_weight=0.1", "gap closed", "prefers-color-scheme: dark", "width=device-width"):
         assert words in page
     assert "segmenter/&lt;b&gt;" in page
@@ -87,6 +88,16 @@ def test_the_page_of_a_comparison(compared: Path, tmp_path: Path) -> None:
         content = base64.b64decode((image["src"] or "").split(",")[1])
         assert Image.open(io.BytesIO(content)).width <= 1400
         assert image["alt"]
+
+
+def test_agreement_of_the_models_of_a_row(commands: Commands, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    assert call(work, "--seeds", "0", "1", rows=["SourceOnlyTrainer"]) == 0
+    assert main(["report", "-d", "901", "-i", str(work), "-o", str(tmp_path / "r.html"), "--no-embeddings"]) == 0
+    page = (tmp_path / "r.html").read_text()
+    stands_alone(page)
+    assert "What to trust without labels" in page
+    assert "rank correlation of agreement with Dice too few scans" in page
 
 
 def test_without_a_comparison_it_shows_the_trainings(compared: Path, tmp_path: Path) -> None:
