@@ -15,6 +15,7 @@ __all__ = [
     "add_common_arguments",
     "add_file_arguments",
     "main",
+    "print_next_step",
     "read_assignments",
     "read_handling",
     "read_labels",
@@ -133,6 +134,11 @@ def read_labels(words: Sequence[str], flag: str) -> dict[str, list[int]]:
             )
         labels[name] = [int(number) for number in numbers]
     return labels
+
+
+def print_next_step(dataset_id: int) -> None:
+    """What comes after a conversion."""
+    print(f"Next: nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d 3d_fullres --verify_dataset_integrity")
 
 
 def main(

@@ -11,7 +11,14 @@ from typing import Any, TypeAlias
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .command_line import add_common_arguments, add_file_arguments, read_handling, read_labels, read_shots
+from .command_line import (
+    add_common_arguments,
+    add_file_arguments,
+    print_next_step,
+    read_handling,
+    read_labels,
+    read_shots,
+)
 from .command_line import main as run_as_script
 from .find_files import Findings
 from .preview import print_preview
@@ -30,23 +37,26 @@ Find: TypeAlias = Callable[[Sequence[Path], Findings], Iterable[Scan]]
 class DataSet:
     """A data set that can be converted.
 
-    Attributes:
-        name: what follows ``DatasetXXX_``.
-        description: one line, for ``dataset.json``.
-        expects: what the input folder must hold.
-        ids: modality → value in its label files → structure. Any other value but 0 is an error.
-        structures: named choices of structures, the first is the default; the others become background.
-        find: finds the scans below some folders. It need not care for roles.
-        source: modalities annotated by default.
-        target: modalities adapted to by default.
-        splits: named test splits beside the general ones; says whether a scan is a test scan.
-        split: the split by default.
-        registered: whether the scans of a subject lie on one grid.
-        partial: whether each modality is annotated for its own structures (``ids``), source or target.
-        reference: for ``dataset.json``.
-        licence: for ``dataset.json``.
-        note: printed after the conversion.
-        warn: what is doubtful about the scans found, one line each; printed with the preview.
+        Attributes:
+            name: what follows ``Dataset            self._reuse(args)
+                print_next_step(args.dataset_id)
+                return
+    X_``.
+            description: one line, for ``dataset.json``.
+            expects: what the input folder must hold.
+            ids: modality → value in its label files → structure. Any other value but 0 is an error.
+            structures: named choices of structures, the first is the default; the others become background.
+            find: finds the scans below some folders. It need not care for roles.
+            source: modalities annotated by default.
+            target: modalities adapted to by default.
+            splits: named test splits beside the general ones; says whether a scan is a test scan.
+            split: the split by default.
+            registered: whether the scans of a subject lie on one grid.
+            partial: whether each modality is annotated for its own structures (``ids``), source or target.
+            reference: for ``dataset.json``.
+            licence: for ``dataset.json``.
+            note: printed after the conversion.
+            warn: what is doubtful about the scans found, one line each; printed with the preview.
     """
 
     name: str
@@ -304,6 +314,7 @@ class DataSet:
         """Carry out the command."""
         if args.reuse is not None:
             self._reuse(args)
+            print_next_step(args.dataset_id)
             return
         labels = read_labels(getattr(args, "labels", []), "--labels")
         dataset = self.with_labels(labels) if labels else self
@@ -319,6 +330,7 @@ class DataSet:
             dataset.try_out(*roles, **choices)
         else:
             dataset.convert(*roles, skip_broken=args.skip_broken, **choices)
+            print_next_step(args.dataset_id)
 
     def _reuse(self, args: argparse.Namespace) -> None:
         changes = (

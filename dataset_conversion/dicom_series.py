@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nnunet_crossmod.data.image_files import check_image, quiet_readers
-from nnunet_crossmod.data.scan_listing import image_files, natural_order
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.image_files import check_image, quiet_readers
+from nnunet_crossmod.raw.scan_listing import image_files, natural_order
 
 from .dicom_slices import Slice, find_slices, is_dicom_folder, unreadable
 from .slice_grid import SliceGrid, longest_even_part

@@ -11,9 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.image_files import quiet_readers
-from nnunet_crossmod.data.scan_listing import files_below, is_hidden, natural_order
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.image_files import quiet_readers
+from nnunet_crossmod.raw.scan_listing import files_below, is_hidden, natural_order
 
 __all__ = ["Slice", "find_slices", "is_dicom_folder", "unreadable"]
 

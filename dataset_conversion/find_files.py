@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from nnunet_crossmod.data.scan_listing import files_below, stem_of
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.scan_listing import files_below, stem_of
 
 __all__ = ["Findings", "match_files"]
 

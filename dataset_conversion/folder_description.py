@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nnunet_crossmod.data.image_files import read_image
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.image_files import read_image
 
 from .conversion import DataSet
 from .dicom_series import read_dicom_series

@@ -33,6 +33,7 @@ from .command_line import (
     add_common_arguments,
     add_file_arguments,
     main,
+    print_next_step,
     read_assignments,
     read_handling,
     read_labels,
@@ -133,6 +134,7 @@ def run(args: argparse.Namespace) -> None:
         dataset.try_out(*roles, **choices)
     else:
         dataset.convert(*roles, skip_broken=args.skip_broken, **choices)
+        print_next_step(args.dataset_id)
 
 
 def _from_json(file: Path) -> dict[str, Any]:

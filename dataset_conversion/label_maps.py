@@ -8,8 +8,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.image_files import whole_numbers
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.image_files import whole_numbers
 
 __all__ = ["check_segment_names", "map_labels"]
 

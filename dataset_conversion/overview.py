@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.data.image_files import axis_codes
 from nnunet_crossmod.pictures.overlays import COLOURS, colours_of, overlay
+from nnunet_crossmod.raw.block import CrossmodBlock
+from nnunet_crossmod.raw.image_files import axis_codes
 
 __all__ = ["ScanFacts", "contact_sheet", "examine_scan", "orientations", "overview_table", "overview_warnings"]
 

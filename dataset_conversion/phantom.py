@@ -13,11 +13,11 @@ from typing import Literal, TypeAlias
 
 from nnunet_crossmod.errors import CrossmodError
 
-from .command_line import add_common_arguments, main, read_shots
+from .command_line import add_common_arguments, main, print_next_step, read_shots
 from .phantom_scans import APPEARANCE, LABELS, MODALITIES, Gap, scan_subject
 from .raw_dataset import Annotation, RawDataset, Scan, in_order
 from .roles import annotate_shots
-from .writer import write_raw_dataset
+from .writer import new_dataset_folder, write_raw_dataset
 
 Scheme: TypeAlias = Literal["uda", "partial"]
 
@@ -73,6 +73,7 @@ def convert(
         raise CrossmodError(f"modality {unknown[0]!r} is not one of {list(MODALITIES)}: correct --source or --target")
     if size < 48 or slices < 3 or subjects < 2 or test_subjects < 0:
         raise CrossmodError("a phantom needs a size of 48 or more, 3 slices or more and 2 training subjects or more")
+    new_dataset_folder(dataset_id, "Phantom", raw_folder, overwrite)
 
     annotated: dict[str, Annotation] = {modality: "all" if modality in source else () for modality in MODALITIES}
     if annotation == "partial":
@@ -136,6 +137,7 @@ def run(args: argparse.Namespace) -> None:
         shots=read_shots(args.shots, args.target),
         overwrite=args.overwrite,
     )
+    print_next_step(args.dataset_id)
 
 
 if __name__ == "__main__":

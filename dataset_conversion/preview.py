@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nnunet_crossmod.data.scan_listing import natural_order
+from nnunet_crossmod.raw.scan_listing import natural_order
 
 from .raw_dataset import RawDataset, Scan
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 
 import SimpleITK as sitk
 
-from nnunet_crossmod.data.block import Case, CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import Case, CrossmodBlock
 
 from .splits import splits
 

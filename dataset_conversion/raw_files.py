@@ -11,11 +11,12 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.data.image_files import check_same_grid, read_image
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import CrossmodBlock, entry_of
+from nnunet_crossmod.raw.image_files import check_same_grid, read_image
+from nnunet_crossmod.raw.modality_channel import CHANNEL_NAME
 
-__all__ = ["CaseFiles", "raw_files", "read_case"]
+__all__ = ["CaseFiles", "cases_of", "raw_files", "read_case"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,12 @@ class CaseFiles:
 
     images: tuple[Path, ...]
     label: Path | None
+
+
+def cases_of(folder: Path, ending: str) -> set[str]:
+    """The cases whose channels lie in a folder, as nnU-Net finds them."""
+    matches = (CHANNEL_NAME.fullmatch(file.name.removesuffix(ending)) for file in folder.glob(f"*{ending}"))
+    return {match["case"] for match in matches if match}
 
 
 def raw_files(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, CaseFiles]:
@@ -36,8 +43,10 @@ def raw_files(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, CaseFi
     Raises:
         CrossmodError: a case of the block is without an image or, in training, without a label file.
     """
-    block = CrossmodBlock.from_dataset_json(dataset_json, str(folder / "dataset.json"))
-    ending, channels = dataset_json["file_ending"], len(dataset_json["channel_names"])
+    where = str(folder / "dataset.json")
+    block = CrossmodBlock.from_dataset_json(dataset_json, where)
+    ending = entry_of(dataset_json, "file_ending", where)
+    channels = len(entry_of(dataset_json, "channel_names", where))
     listed = dataset_json.get("dataset", {})
     files = {}
     for name in (*block.cases, *block.test):

@@ -13,10 +13,10 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from nnunet_crossmod.data.atomic_folder import atomic_folder, link_or_copy
-from nnunet_crossmod.data.block import Case, CrossmodBlock
-from nnunet_crossmod.data.modality_channel import channel_file
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.atomic_folder import atomic_folder, link_or_copy
+from nnunet_crossmod.raw.block import Case, CrossmodBlock
+from nnunet_crossmod.raw.modality_channel import channel_file
 
 from .raw_dataset import FILE_ENDING, IGNORE, Scan
 from .raw_files import CaseFiles, raw_files, read_case

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from nnunet_crossmod.data.scan_listing import ENDINGS, ending_of, files_below, is_hidden, natural_order, stem_of
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.scan_listing import ENDINGS, ending_of, files_below, is_hidden, natural_order, stem_of
 
 from .dicom_series import is_dicom_folder
 from .find_files import Findings

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_crossmod.data.scan_listing import files_below
+from nnunet_crossmod.raw.scan_listing import files_below
 
 from .conversion import DataSet
 from .find_files import Findings

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nnunet_crossmod.data.block import Case
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import Case
 
 __all__ = ["splits"]
 

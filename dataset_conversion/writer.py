@@ -19,9 +19,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nnunet_crossmod.data.atomic_folder import atomic_folder
-from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.data.image_files import (
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.paths import nnunet_folder
+from nnunet_crossmod.raw.atomic_folder import atomic_folder
+from nnunet_crossmod.raw.block import CrossmodBlock
+from nnunet_crossmod.raw.image_files import (
     Reading,
     aligned,
     check_image,
@@ -31,8 +33,7 @@ from nnunet_crossmod.data.image_files import (
     read_with_notes,
     save_image,
 )
-from nnunet_crossmod.data.modality_channel import channel_file, modality_channel
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.modality_channel import channel_file, modality_channel
 
 from .label_maps import check_segment_names, map_labels
 from .raw_dataset import FILE_ENDING, Deferred, RawDataset, Scan, Voxels
@@ -205,13 +206,14 @@ def raw_folder_of(chosen: Path | None) -> Path:
     """The chosen folder, or ``$nnUNet_raw``.
 
     Raises:
-        CrossmodError: neither is given.
+        CrossmodError: neither is given, or ``$nnUNet_raw`` does not exist.
     """
     if chosen is not None:
         return Path(chosen)
-    if folder := os.environ.get(_RAW):
-        return Path(folder)
-    raise CrossmodError("nnUNet_raw is not set: export nnUNet_raw=FOLDER, where nnU-Net keeps its raw data sets")
+    folder = nnunet_folder(_RAW)
+    if not folder.is_dir():
+        raise CrossmodError(f"{_RAW} names {folder}, which does not exist: correct it, or mkdir -p {folder}")
+    return folder
 
 
 def write_descriptions(

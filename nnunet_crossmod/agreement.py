@@ -17,8 +17,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nnunet_crossmod.data.image_files import read_image
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.image_files import read_image
 
 __all__ = [
     "AGREEMENT",

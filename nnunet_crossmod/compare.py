@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
 import shutil
@@ -18,14 +17,22 @@ from typing import Any, cast
 import pandas as pd
 
 from nnunet_crossmod import trained_on
-from nnunet_crossmod.data import Case, CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import METRICS, evaluate_folder, read_scores, write_evaluation
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, check_roles, compare, shown, to_latex, to_markdown
 from nnunet_crossmod.nnunet_runs import cores, predict, train
-from nnunet_crossmod.paths import dataset_folder, let_nnunet_find_trainers, load_trainer, read_json
+from nnunet_crossmod.paths import (
+    check_trainer,
+    dataset_folder,
+    device_of,
+    let_nnunet_find_trainers,
+    load_trainer,
+    nnunet_folder,
+    read_json,
+    read_plans,
+)
 from nnunet_crossmod.plans import configure, read_setting, resolved_configuration, write_plans
-from nnunet_crossmod.training.hyperparameters import resolve
+from nnunet_crossmod.raw.block import Case, CrossmodBlock, entry_of
 
 __all__ = ["Comparison", "Method", "Run", "cases_seen", "read_method", "roles_of"]
 
@@ -92,7 +99,7 @@ class Comparison:
         settings: hyper-parameters of all rows.
         preset: of ``crossmod configure``.
         checkpoint: that predicts.
-        device: ``cpu``, ``cuda`` or ``mps``.
+        device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
         mirroring: test-time augmentation.
         tolerance: of the normalised surface Dice, in mm.
         jobs: models trained side by side, which share the cores.
@@ -120,6 +127,9 @@ class Comparison:
             CrossmodError: wrong input, before anything is trained; a command that failed (the message names its log).
         """
         check_roles([method.title for method in self.methods], roles)
+        self.check_rows()
+        nnunet_folder("nnUNet_results")
+        read_plans(self.dataset, self.plans, self.configuration)
         raw, block, ending, ignore = self._test_scans()
         self.check_annotations(block)
         runs = self.prepare()
@@ -210,10 +220,18 @@ class Comparison:
             list(pool.map(train_and_predict, runs))
         return runs
 
+    def check_rows(self) -> None:
+        """Raise :class:`CrossmodError` for a row that is there twice or names no trainer; nothing is imported."""
+        if len({method.title for method in self.methods}) < len(self.methods):
+            raise CrossmodError("-tr names two rows alike: give each trainer, with its settings, once")
+        for method in self.methods:
+            check_trainer(method.trainer)
+
     def check_methods(self) -> None:
         """Raise :class:`CrossmodError` for a row that is there twice, an unknown trainer or hyper-parameter."""
-        if len({method.title for method in self.methods}) < len(self.methods):
-            raise CrossmodError("two rows have the same name: give each trainer, with its settings, once")
+        from nnunet_crossmod.training.hyperparameters import resolve
+
+        self.check_rows()
         for method in self.methods:
             kind = load_trainer(method.trainer)
             resolve(kind, kind._hyperparameter_types, {**(self.settings or {}), **method.settings}, method.title)
@@ -222,13 +240,8 @@ class Comparison:
         """Check every row and write the plans it needs; nothing is trained yet."""
         self.check_methods()
         preprocessed = dataset_folder("nnUNet_preprocessed", self.dataset)
-        file = preprocessed / f"{self.plans}.json"
-        if not file.is_file():
-            raise CrossmodError(f"{file} does not exist: plan with nnUNetv2_plan_and_preprocess -d {self.dataset}")
-        base = json.loads(file.read_text())
-        if self.configuration not in base["configurations"]:
-            raise CrossmodError(f"{file} has no {self.configuration!r}; it has {', '.join(base['configurations'])}")
-        results = _results() / preprocessed.name
+        base = read_plans(self.dataset, self.plans, self.configuration)
+        results = nnunet_folder("nnUNet_results") / preprocessed.name
         let_nnunet_find_trainers()
         runs = []
         for method in self.methods:
@@ -268,6 +281,8 @@ class Comparison:
         return epochs
 
     def _hyperparameters(self, method: Method, plans: str) -> dict[str, Any]:
+        from nnunet_crossmod.training.hyperparameters import resolve
+
         kind = load_trainer(method.trainer)
         path = dataset_folder("nnUNet_preprocessed", self.dataset) / f"{plans}.json"
         known = kind._hyperparameter_types
@@ -337,9 +352,9 @@ class Comparison:
 
     def _test_scans(self) -> tuple[Path, CrossmodBlock, str, int | None]:
         raw = dataset_folder("nnUNet_raw", self.dataset)
-        dataset_json = json.loads((raw / "dataset.json").read_text())
+        dataset_json = read_json(raw / "dataset.json", "convert the data set again")
         block = CrossmodBlock.from_dataset_json(dataset_json, str(raw / "dataset.json"))
-        ending: str = dataset_json["file_ending"]
+        ending: str = entry_of(dataset_json, "file_ending", str(raw / "dataset.json"))
         for folder in ("imagesTs", "labelsTs"):
             if not any((raw / folder).glob(f"*{ending}")):
                 raise CrossmodError(
@@ -357,7 +372,7 @@ class Comparison:
             self.configuration,
             run.method.trainer,
             run.plans,
-            device=self.device,
+            device=device_of(self.device),
             log=self._log(run, "train"),
             title="train",
             epochs=epochs,
@@ -398,7 +413,7 @@ class Comparison:
             self.configuration,
             run.method.trainer,
             run.plans,
-            device=self.device,
+            device=device_of(self.device),
             log=self._log(run, "predict"),
             title="predict",
             number=number - len(predicted),
@@ -512,7 +527,8 @@ class Comparison:
         if roles.floor and roles.ceiling:
             notes.append(f"Gap closed: share of the way in mean Dice from {roles.floor} to {roles.ceiling}.")
         else:
-            notes.append(f"Add the rows {FLOOR} and {CEILING} to see the share of the gap closed.")
+            missing = [row for row, role in ((FLOOR, roles.floor), (CEILING, roles.ceiling)) if role is None]
+            notes.append(f"Add {' and '.join(missing)} to see the share of the gap closed.")
         if second := self._second_floor():
             notes.append(f"Two floors: {roles.floor or FLOOR}, and with nnU-Net's own augmentation {second}.")
         if len(self.seeds) < 3:
@@ -572,13 +588,6 @@ def _labelled_per_step(method: Method, block: CrossmodBlock, batch_size: int, ta
     )
     sizes = ((source, batch_size), (target, (target_batch_size or batch_size) if source else batch_size))
     return sum(shares[i % len(shares)] for shares, size in sizes if shares for i in range(size))
-
-
-def _results() -> Path:
-    folder = os.environ.get("nnUNet_results")  # noqa: SIM112 - nnU-Net's spelling
-    if not folder:
-        raise CrossmodError("nnUNet_results is not set: export nnUNet_results=/a/folder")
-    return Path(folder)
 
 
 def _slug(text: str) -> str:

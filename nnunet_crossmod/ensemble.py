@@ -14,9 +14,9 @@ from nnunetv2.ensembling.ensemble import merge_files
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_crossmod.agreement import AGREEMENT, agreement, read_label_map
-from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.inference.predictor import Predictor
 from nnunet_crossmod.nnunet_runs import cores
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 __all__ = ["Member", "predict_by_all"]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 from types import TracebackType
 
-__all__ = ["CrossmodError", "UnsupportedError", "report_errors_in_one_line"]
+__all__ = ["CrossmodError", "UnsupportedError", "did_you_mean", "report_errors_in_one_line"]
 
 
 PRETRAINED = (
@@ -20,6 +22,13 @@ class CrossmodError(ValueError):
 
 class UnsupportedError(CrossmodError, NotImplementedError):
     """A mode of nnU-Net that cross-modal training does not have; the line says what to do instead."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: `` (did you mean fpc_weight?)``, or nothing where none is near."""
+    lower = {other.lower(): other for other in known}
+    close = get_close_matches(name.lower(), lower, n=1)
+    return f" (did you mean {lower[close[0]]}?)" if close else ""
 
 
 def report_errors_in_one_line() -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.errors import CrossmodError, did_you_mean
 
 __all__ = [
+    "check_output_file",
+    "check_output_folder",
+    "check_trainer",
     "dataset_folder",
     "device_of",
     "find_dataset_json",
@@ -19,7 +24,9 @@ __all__ = [
     "load_trainer",
     "model_folder",
     "models_of",
+    "nnunet_folder",
     "read_json",
+    "read_plans",
     "trainer_names",
     "trainers_folder",
 ]
@@ -43,6 +50,17 @@ def trainer_names() -> list[str]:
     )
 
 
+def nnunet_folder(variable: str) -> Path:
+    """One of nnU-Net's three folders, by the name of its variable; it may not exist yet.
+
+    Raises:
+        CrossmodError: the variable is not set.
+    """
+    if not (folder := os.environ.get(variable)):
+        raise CrossmodError(f"{variable} is not set: export {variable}=/a/folder")
+    return Path(folder)
+
+
 def dataset_folder(variable: str, dataset: int | str) -> Path:
     """The data set's folder below ``$nnUNet_raw``, ``$nnUNet_preprocessed`` or ``$nnUNet_results``.
 
@@ -51,12 +69,12 @@ def dataset_folder(variable: str, dataset: int | str) -> Path:
         dataset: the id (``511``) or the full name (``"Dataset511_MSCMRSeg"``).
 
     Raises:
-        CrossmodError: the variable is not set, or there is no such data set, or there are several.
+        CrossmodError: the variable is not set or names no folder, or there is no such data set, or there are several.
     """
-    base = os.environ.get(variable)
-    if not base:
-        raise CrossmodError(f"{variable} is not set: export {variable}=/a/folder")
-    folders = sorted(path for path in Path(base).glob(_pattern(dataset)) if path.is_dir())
+    base = nnunet_folder(variable)
+    if not base.is_dir():
+        raise CrossmodError(f"{variable} names {base}, which does not exist: correct it, or mkdir -p {base}")
+    folders = sorted(path for path in base.glob(_pattern(dataset)) if path.is_dir())
     if not folders:
         remedy = {
             "nnUNet_raw": '"crossmod convert"',
@@ -83,6 +101,31 @@ def model_folder(dataset: int | str, trainer: str, plans: str, configuration: st
     return folder
 
 
+def read_plans(dataset: int | str, plans: str, configuration: str | None = None) -> dict[str, Any]:
+    """Plans of a planned data set.
+
+    Args:
+        dataset: id or name.
+        plans: their name.
+        configuration: must be one of theirs.
+
+    Raises:
+        CrossmodError: the data set is not planned, or has no plans of that name, or they have no such configuration.
+    """
+    folder = dataset_folder("nnUNet_preprocessed", dataset)
+    file, remedy = folder / f"{plans}.json", f"plan again with nnUNetv2_plan_and_preprocess -d {dataset}"
+    if not file.is_file():
+        names = sorted(path.stem for path in folder.glob("*Plans*.json"))
+        there = f"; plans of this data set: {', '.join(names)}" if names else f": {remedy}"
+        raise CrossmodError(f"{file} does not exist{did_you_mean(plans, names)}{there}")
+    content: dict[str, Any] = read_json(file, remedy)
+    known = content["configurations"]
+    if configuration is not None and configuration not in known:
+        near = did_you_mean(configuration, known)
+        raise CrossmodError(f"{file} has no configuration {configuration!r}{near}; it has {', '.join(known)}")
+    return content
+
+
 def let_nnunet_find_trainers() -> None:
     """Put the trainers into nnU-Net's own variable, for this process, where they are not named there."""
     named, wanted = _named_trainer_folders(), str(trainers_folder())
@@ -102,7 +145,7 @@ def find_dataset_json(dataset: int | str) -> Path:
             return dataset_folder(variable, dataset) / "dataset.json"
     for model in models_of(dataset):
         file = model / "dataset.json"
-        if file.is_file() and "crossmod" in json.loads(file.read_bytes()):
+        if file.is_file() and "crossmod" in read_json(file, "export or train the model again"):
             return file
     raise CrossmodError(
         f"data set {dataset} lies neither in $nnUNet_raw nor in $nnUNet_preprocessed, nor has $nnUNet_results a "
@@ -120,22 +163,83 @@ def _pattern(dataset: int | str) -> str:
     return f"Dataset{int(dataset):03d}_*" if str(dataset).isdigit() else str(dataset)
 
 
+def check_trainer(name: str) -> list[str]:
+    """Look for a trainer without importing anything; returns the folders whose files name it.
+
+    Raises:
+        CrossmodError: none does.
+    """
+    own, word = str(trainers_folder()), re.compile(rf"\b{re.escape(name)}\b".encode())
+    folders = [own] if name in trainer_names() else []
+    for folder in _named_trainer_folders() if name.isidentifier() else ():
+        if folder != own and any(word.search(file.read_bytes()) for file in Path(folder).rglob("*.py")):
+            folders.append(folder)
+    if not folders:
+        raise _no_trainer(name)
+    return folders
+
+
 def load_trainer(name: str) -> Any:
     """The trainer class of that name, among this project's and those in the folders of ``nnUNet_extTrainer``.
 
     Raises:
         CrossmodError: there is none.
     """
-    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-
-    for folder in dict.fromkeys([str(trainers_folder()), *_named_trainer_folders()]):
-        trainer = recursive_find_python_class(folder, name, None, folder, cleanup_imports_from_base_folder=True)
+    for folder in check_trainer(name):
+        trainer = _trainer_in(folder, name)
         if trainer is not None:
             return trainer
-    raise CrossmodError(
-        f"there is no trainer {name!r}; there are {', '.join(trainer_names())}, and those of your own where "
-        "nnUNet_extTrainer names their folder"
+    raise _no_trainer(name)
+
+
+@cache
+def _trainer_in(folder: str, name: str) -> Any:
+    """nnU-Net's search, once: it imports every file of the folder each time."""
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    return recursive_find_python_class(folder, name, None, folder, cleanup_imports_from_base_folder=True)
+
+
+def _no_trainer(name: str) -> CrossmodError:
+    known = trainer_names()
+    return CrossmodError(
+        f"there is no trainer {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}, and those of your own "
+        "where nnUNet_extTrainer names their folder"
     )
+
+
+def check_output_folder(folder: Path, flag: str = "-o") -> None:
+    """Look, before any work is done, whether a folder can be written.
+
+    Args:
+        folder: it may not exist yet.
+        flag: that names it, for the message.
+
+    Raises:
+        CrossmodError: it or a folder above it is a file, or may not be written.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise CrossmodError(f"{flag} {folder}: {place} is a file: name a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise CrossmodError(f"{flag} {folder}: {place} cannot be written: allow it, or name another place")
+
+
+def check_output_file(file: Path, flag: str = "-o") -> None:
+    """Look, before any work is done, whether a file can be written.
+
+    Args:
+        file: it may exist, and would be replaced.
+        flag: that names it, for the message.
+
+    Raises:
+        CrossmodError: it is a folder, or lies in one that cannot be written.
+    """
+    if file.is_dir():
+        raise CrossmodError(f"{flag} {file} is a folder: name a file")
+    check_output_folder(file.parent, flag)
+    if file.exists() and not os.access(file, os.W_OK):
+        raise CrossmodError(f"{flag} {file} cannot be written: allow it, or name another file")
 
 
 def read_json(path: Path, remedy: str) -> Any:

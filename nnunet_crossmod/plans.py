@@ -15,7 +15,7 @@ from typing import Any
 
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["PRESETS", "configure", "read_setting", "resolved_configuration", "write_plans"]
+__all__ = ["PRESETS", "configure", "new_plans_file", "read_setting", "resolved_configuration", "write_plans"]
 
 CPU_HYPERPARAMETERS: dict[str, Any] = {
     "num_epochs": 20,
@@ -192,15 +192,25 @@ def _checked_patch(patch_size: Sequence[int], planned: Mapping[str, Any], key: s
     return list(patch_size)
 
 
+def new_plans_file(folder: Path, name: str, *, overwrite: bool = False) -> Path:
+    """Where plans of a name are written.
+
+    Raises:
+        CrossmodError: plans of that name exist.
+    """
+    file = folder / f"{name}.json"
+    if file.exists() and not overwrite:
+        raise CrossmodError(f"{file} exists: choose another --name or add --overwrite")
+    return file
+
+
 def write_plans(plans: Mapping[str, Any], folder: Path, *, overwrite: bool = False) -> Path:
     """Write plans beside the others of the data set, whole or not at all.
 
     Raises:
         CrossmodError: plans of that name exist.
     """
-    file = folder / f"{plans['plans_name']}.json"
-    if file.exists() and not overwrite:
-        raise CrossmodError(f"{file} exists: choose another --name or add --overwrite")
+    file = new_plans_file(folder, plans["plans_name"], overwrite=overwrite)
     partial = file.with_suffix(".json.partial")
     partial.write_text(json.dumps(plans, indent=2))
     partial.replace(file)

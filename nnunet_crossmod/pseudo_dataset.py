@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_crossmod.data import CrossmodBlock
-from nnunet_crossmod.data.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.nnunet_runs import FOLDERS, preprocess
 from nnunet_crossmod.paths import dataset_folder, read_json
 from nnunet_crossmod.plans import resolved_configuration, write_plans
+from nnunet_crossmod.raw.atomic_folder import atomic_folder, link_or_copy
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 __all__ = ["BaseDataset", "free_id", "id_of", "write_pseudo_dataset"]
 

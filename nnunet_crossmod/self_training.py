@@ -28,12 +28,12 @@ from nnunet_crossmod.agreement import (
     read_label_map,
 )
 from nnunet_crossmod.compare import Comparison, Method, Run, cases_seen
-from nnunet_crossmod.data import CrossmodBlock
-from nnunet_crossmod.data.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import load_trainer, read_json
 from nnunet_crossmod.pictures.kept_labels import kept_label_grid, most_telling_slice
 from nnunet_crossmod.pseudo_dataset import BaseDataset, free_id, id_of, write_pseudo_dataset
+from nnunet_crossmod.raw.atomic_folder import atomic_folder, link_or_copy
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 __all__ = ["Model", "SelfTraining"]
 

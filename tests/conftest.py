@@ -35,7 +35,12 @@ def nnunet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
     folders = {name: base / name for name in FOLDERS}
     for folder in folders.values():
         folder.mkdir()
-    changed = {**{name: str(folder) for name, folder in folders.items()}, "nnUNet_extTrainer": str(trainers_folder())}
+    # a process more would import PyTorch for seconds, and is worth nothing on scans as small as these
+    changed = {
+        "nnUNet_def_n_proc": "1",
+        **{name: str(folder) for name, folder in folders.items()},
+        "nnUNet_extTrainer": str(trainers_folder()),
+    }
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
     yield folders

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_crossmod.data.block import CrossmodBlock
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 SPACING = (1.5, 1.25, 5.0)
 # Rows run to the left and front, slices to the feet: nothing that a reader could get right by chance.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,22 +17,39 @@ from nnunet_crossmod.plans import configure
 CONFIGURATIONS = ("2d", "3d_fullres")
 
 
-def plan_and_preprocess(dataset_id: int, configurations: tuple[str, ...] = CONFIGURATIONS) -> None:
-    """What ``nnUNetv2_plan_and_preprocess`` does, in this process."""
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Let nnU-Net's pools be threads: every process of its own would import PyTorch for seconds."""
+    from nnunetv2.experiment_planning import verify_dataset_integrity
+    from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
+    from nnunetv2.preprocessing.preprocessors import default_preprocessor
 
-    extract_fingerprints([dataset_id], num_processes=1, verbose=False, show_progress_bar=False)
-    plan_experiments([dataset_id])
-    preprocess([dataset_id], "nnUNetPlans", configurations, [1], show_progress_bar=False)
+    threads = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))
+    with ExitStack() as patches:
+        for module in (verify_dataset_integrity, fingerprint_extractor, default_preprocessor):
+            patches.enter_context(patch.object(module, "multiprocessing", threads))
+        yield
+
+
+def plan_and_preprocess(dataset_id: int, configurations: tuple[str, ...] = CONFIGURATIONS) -> None:
+    """What ``nnUNetv2_plan_and_preprocess`` does, but for a hundred million voxels drawn for intensity statistics."""
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments, preprocess
+
+    with in_this_process():
+        extractor = DatasetFingerprintExtractor(dataset_id, 1)
+        extractor.num_foreground_voxels_for_intensitystats = 1e5
+        extractor.run(overwrite_existing=True)
+        plan_experiments([dataset_id])
+        preprocess([dataset_id], "nnUNetPlans", configurations, [1] * len(configurations), show_progress_bar=False)
 
 
 def check_integrity(folder: Path) -> None:
-    """nnU-Net's own check of a raw data set, in this process: a new one would import torch for seconds."""
-    from nnunetv2.experiment_planning import verify_dataset_integrity as checks
+    """nnU-Net's own check of a raw data set."""
+    from nnunetv2.experiment_planning import verify_dataset_integrity
 
-    threads = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))
-    with patch.object(checks, "multiprocessing", threads):
-        checks.verify_dataset_integrity(str(folder), num_processes=1)
+    with in_this_process():
+        verify_dataset_integrity.verify_dataset_integrity(str(folder), num_processes=1)
 
 
 def tiny(plans: dict[str, Any], name: str, **settings: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nnunet_crossmod.cli import COMMANDS, main
-from nnunet_crossmod.commands import doctor
+from nnunet_crossmod.commands import doctor, trainers_dir
 from nnunet_crossmod.commands.convert import DATASETS
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import load_trainer, trainer_names, trainers_folder
@@ -30,56 +30,113 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: crossmod" in capsys.readouterr().out
 
 
-STARTED = """
-import sys
+ALL = """
+import json, sys, time
 from nnunet_crossmod.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit:
-    pass
-loaded = {"torch", "nnunetv2", "pandas", "matplotlib"} & set(sys.modules)
-commands = {name for name in sys.modules if name.startswith("nnunet_crossmod.commands.")}
-print("LOADED", sorted(loaded), sorted(commands - {"nnunet_crossmod.commands.arguments"}))
+for words in json.loads(sys.argv[1]):
+    before = time.process_time()
+    try:
+        code = main(words)
+    except SystemExit as stop:
+        code = stop.code
+    loaded = {"torch", "nnunetv2", "pandas", "matplotlib", "scipy"} & set(sys.modules)
+    print("DONE", json.dumps([words, code, sorted(loaded), time.process_time() - before]))
 """
-REFUSED = {
-    "predict": "-i {here} -o {here} -m LGE -d 1 -c 2d -tr A",
-    "translate": "-i {here} -o {here}/out -d 1 -c 2d -tr A -step_size 2",
-    "evaluate": "-l A=1 -p {here} -g {here} --tolerance 0",
-    "compare": "-d 1 -c 2d -tr A --seeds 0 0",
-    "self-train": "-d 1 -c 2d -tr A --rounds 0",
-    "demo": "--seed -1",
-}
+REFUSED = (
+    "predict -i {here} -o {here} -m LGE -d 1 -c 2d -tr A",
+    "translate -i {here} -o {here}/out -d 1 -c 2d -tr A -step_size 2",
+    "evaluate -l A=1 -p {here} -g {here} --tolerance 0",
+    "compare -d 1 -c 2d -tr A --seeds 0 0",
+    "self-train -d 1 -c 2d -tr A --rounds 0",
+    "demo --seed -1",
+)
 
 
-def started(*words: str) -> tuple[str, float]:
-    """What a process of its own prints, and the CPU seconds that it took."""
-    before = os.times()
-    done = subprocess.run([sys.executable, "-c", STARTED, *words], capture_output=True, text=True, check=True)
-    after = os.times()
-    seconds = after.children_user + after.children_system - before.children_user - before.children_system
-    return done.stdout + done.stderr, seconds
+def in_one_process(commands: list[list[str]]) -> tuple[list[Any], str]:
+    """Words, exit code, heavy packages loaded so far and CPU seconds of every command; and what they said."""
+    call = [sys.executable, "-c", ALL, json.dumps(commands)]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    rows = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("DONE ")]
+    assert len(rows) == len(commands)
+    return rows, done.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_imports_one_command_and_nothing_heavy(command: str) -> None:
-    said, seconds = started(command, "--help")
-    module = "nnunet_crossmod.commands." + command.replace("-", "_")
-    assert f"LOADED [] ['{module}']" in said
-    assert seconds < 1.5
+def test_no_help_loads_anything_heavy() -> None:
+    for words, code, loaded, seconds in in_one_process([[*words, "--help"] for words in HELPS])[0]:
+        assert (code, loaded) == (0, []), words
+        assert seconds < 1.5, words
 
 
-@pytest.mark.parametrize("command", REFUSED)
-def test_a_refusal_comes_before_anything_heavy(command: str, tmp_path: Path) -> None:
-    said, seconds = started(command, *REFUSED[command].format(here=tmp_path).split())
-    assert "Error: " in said
-    assert "LOADED []" in said
-    assert seconds < 1.5
+def test_a_refusal_comes_before_anything_heavy(tmp_path: Path) -> None:
+    rows, errors = in_one_process([line.format(here=tmp_path).split() for line in REFUSED])
+    for words, code, loaded, seconds in rows:
+        assert code == 1, words
+        assert not set(loaded) & {"torch", "nnunetv2"}, words
+        assert seconds < 1.5, words
+    assert errors.count("\n") == errors.count("Error: ") == len(REFUSED)
+
+
+def test_doctor_says_its_first_line_before_anything_heavy() -> None:
+    script = "import sys; sys.modules['torch'] = None; from nnunet_crossmod.cli import main; main(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("Versions\n")
 
 
 @pytest.mark.parametrize("seeds", [["-1"], ["1", "0", "1"]])
 def test_compare_refuses_seeds(seeds: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "-d", "901", "-c", "2d", "-tr", "AICLTrainer", "--seeds", *seeds]) == 1
     assert "--seeds" in one_line(capsys)
+
+
+def completed(line: str) -> list[str]:
+    """What the shell is told of how a line may go on."""
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": " ", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    call = f'"{sys.executable}" -m nnunet_crossmod.cli 8>&1 9>&2'
+    return subprocess.run(
+        ["bash", "-c", call], capture_output=True, text=True, check=True, env={**os.environ, **asked}
+    ).stdout.split()
+
+
+def test_the_shell_completes_commands_and_flags() -> None:
+    pytest.importorskip("argcomplete")
+    assert completed("crossmod pre") == ["predict"]
+    assert completed("crossmod convert mmw") == ["mmwhs"]
+    assert completed("crossmod convert folders --label") == ["--label-files", "--labels"]
+
+
+@pytest.mark.parametrize("word", ["predcit", "evalute"])
+def test_a_misspelt_command_is_guessed(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([word])
+    assert f"did you mean {'predict' if word == 'predcit' else 'evaluate'}?" in one_line(capsys)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "out/a.nii.gz"), PermissionError("no")])
+def test_what_the_system_refuses_is_one_line(
+    error: OSError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> Path:
+        raise error
+
+    monkeypatch.setattr(trainers_dir, "trainers_folder", fails)
+    assert main(["trainers-dir"]) == 1
+    assert (error.strerror or "no") in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--set", "fpc_wait=0.25"], "did you mean fpc_weight?"),
+        (["--set", "gin_probability=3"], "must be a number at least 0 and at most 1"),
+        (["--set", "gin=sauce"], "must be one of"),
+    ],
+)
+def test_configure_checks_against_all_trainers_where_none_is_named(
+    words: list[str], says: str, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["configure", "-d", "901", "--name", "nnUNetPlans_no", *words]) == 1
+    assert says in one_line(capsys)
+    assert not (dataset / "nnUNetPlans_no.json").exists()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +172,7 @@ def test_configure_writes_plans_of_ones_own(dataset: Path, capsys: pytest.Captur
     assert main([*command, "-tr", "AICLTrainer"]) == 0
     plans = json.loads((dataset / "nnUNetPlans_fpc025.json").read_text())
     assert plans["crossmod"] == {"fpc_weight": 0.25, "gin": "source"}
-    assert "nnUNetv2_train 901" in capsys.readouterr().out
+    assert "crossmod train 901" in capsys.readouterr().out
     assert main(command) == 1
     assert "--overwrite" in one_line(capsys)
     (dataset / "nnUNetPlans_fpc025.json").unlink()
@@ -147,6 +204,8 @@ def test_evaluate_of_the_references_themselves_is_perfect(
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["modalities"]["lge"]["structures"]["mean"]["dice"] == {"mean": 1, "std": None}
     assert summary["conventions"]["tolerance_mm"] == 2
+    assert main(["evaluate", "-d", "901", "-p", str(labels), "-g", str(labels), "-m", "lge", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["modalities"]) == ["lge"]
     assert (tmp_path / "out" / "metrics.csv").read_text().count("\n") == 1 + 2 * 3
     assert main(["evaluate", "-d", "901", "-p", str(tmp_path), "-g", str(labels)]) == 1
     assert "no case in common" in one_line(capsys)

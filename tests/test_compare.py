@@ -203,7 +203,7 @@ def test_a_row_without_labels_is_told_before_anything_is_trained(
     [
         ([], ["SourceOnlyTrainer", "BestTrainer"], "there is no trainer 'BestTrainer'"),
         ([], ["SourceOnlyTrainer fpc_weight=1"], "which SourceOnlyTrainer does not have"),
-        ([], ["SourceOnlyTrainer", "SourceOnlyTrainer"], "same name"),
+        ([], ["SourceOnlyTrainer", "SourceOnlyTrainer"], "two rows alike"),
         (["-p", "otherPlans"], ROWS, "otherPlans.json does not exist"),
         (["--ceiling", "nnUNetTrainer"], ROWS, "is not among the rows"),
     ],

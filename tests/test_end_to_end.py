@@ -23,7 +23,8 @@ PLANS = "nnUNetPlans_e2e"
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).parent / words[0]
-    return subprocess.run([program, *words[1:]], capture_output=True, text=True, check=False)
+    alone = {**os.environ, "nnUNet_n_proc_DA": "0"}
+    return subprocess.run([program, *words[1:]], capture_output=True, text=True, check=False, env=alone)
 
 
 def plans(dataset: Path, epochs: int) -> None:
@@ -93,23 +94,19 @@ def test_new_scans_are_predicted_by_the_stock_command(
     np.testing.assert_allclose(prediction.GetOrigin(), image.GetOrigin(), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("value", "says"), [(None, "got 1 input channel"), (0, "no modality channel"), (5, "1 (cine), 2 (lge)")]
-)
 def test_a_wrong_modality_channel_ends_in_one_line_and_no_prediction(
-    value: int | None, says: str, results: Path, dataset: Path, nnunet: dict[str, Path], tmp_path: Path
+    results: Path, dataset: Path, nnunet: dict[str, Path], tmp_path: Path
 ) -> None:
     scan = next((nnunet["nnUNet_raw"] / dataset.name / "imagesTs").glob("*lge_0000.nii.gz"))
     (tmp_path / "in").mkdir()
     shutil.copy(scan, tmp_path / "in" / "new_0000.nii.gz")
-    if value is not None:
-        image = sitk.ReadImage(str(scan))
-        channel = sitk.GetImageFromArray(np.full(image.GetSize()[::-1], value, dtype=np.uint8))
-        channel.CopyInformation(image)
-        sitk.WriteImage(channel, str(tmp_path / "in" / "new_0001.nii.gz"))
+    image = sitk.ReadImage(str(scan))
+    channel = sitk.GetImageFromArray(np.full(image.GetSize()[::-1], 5, dtype=np.uint8))
+    channel.CopyInformation(image)
+    sitk.WriteImage(channel, str(tmp_path / "in" / "new_0001.nii.gz"))
     done = predict(tmp_path / "in", tmp_path / "out")
     assert done.returncode != 0
-    assert says in done.stderr
+    assert "1 (cine), 2 (lge)" in done.stderr
     assert "Traceback" not in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("Error: ")]) == 1
     assert not list((tmp_path / "out").glob("*.nii.gz"))

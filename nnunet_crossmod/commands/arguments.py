@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.errors import CrossmodError, did_you_mean
 from nnunet_crossmod.paths import model_folder
 
 __all__ = [
     "FINAL",
     "CommandParser",
     "add_device_argument",
+    "add_json_argument",
     "add_modality_arguments",
     "add_model_arguments",
     "add_subcommands",
     "add_training_arguments",
     "check_numbers",
     "chosen_folders",
+    "complete",
     "fold",
 ]
 
@@ -28,10 +31,10 @@ FINAL = "checkpoint_final.pth"
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of a command, whose module declares the arguments once the command is chosen.
+    """A parser that tells what is wrong in one line; that of a command declares its arguments once it is chosen.
 
     Args:
-        module: has ``add_arguments(parser)`` and ``run(args)``.
+        module: of a command; has ``add_arguments(parser)`` and ``run(args)``.
         options: of ``argparse.ArgumentParser``.
     """
 
@@ -41,6 +44,11 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Import the command's module, declare its arguments, parse them."""
+        self.declare()
+        return super().parse_known_args(args, namespace)
+
+    def declare(self) -> None:
+        """Declare the arguments of the command, if that is not done yet."""
         if self._module:
             command = importlib.import_module(self._module)
             if self.description is None:
@@ -49,7 +57,12 @@ class CommandParser(argparse.ArgumentParser):
             if hasattr(command, "run"):
                 self.set_defaults(run=command.run)
             self._module = ""
-        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the words of the command line, and stop with exit code 2."""
+        if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += did_you_mean(choice[1], re.findall(r"[\w.-]+", choice[2]))
+        self.exit(2, f"Error: {message}; see {self.prog} --help\n")
 
 
 def add_subcommands(
@@ -59,6 +72,25 @@ def add_subcommands(
     commands = parser.add_subparsers(dest=dest, metavar=metavar, required=True, parser_class=CommandParser)
     for name, summary in summaries.items():
         commands.add_parser(name, help=summary, module=f"{package}.{name.replace('-', '_')}")
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print the table as JSON, and nothing else")
+
+
+def complete(parser: argparse.ArgumentParser, line: Sequence[str]) -> None:
+    """Print how a command line may go on, and stop: what a shell asks for through argcomplete."""
+    import argcomplete
+
+    chosen = parser
+    for word in line:
+        for action in chosen._actions:
+            if isinstance(action, argparse._SubParsersAction) and word in action.choices:
+                chosen = action.choices[word]
+                chosen.declare()
+                break
+    argcomplete.autocomplete(parser)
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:

@@ -10,10 +10,12 @@ table.csv, table.tex, scans.csv and scores.csv. A model that fails does not stop
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from nnunet_crossmod.commands.arguments import FINAL, add_training_arguments, check_numbers
-from nnunet_crossmod.paths import device_of
+from nnunet_crossmod.commands.arguments import FINAL, add_json_argument, add_training_arguments, check_numbers
+from nnunet_crossmod.paths import check_output_folder
 from nnunet_crossmod.plans import read_setting
 
 
@@ -47,13 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ceiling", metavar="ROW", help="upper end of the gap (TargetSupervisedTrainer)")
     parser.add_argument("--against", metavar="ROW", help="row the others are tested against (the floor, or the first)")
     parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (2 mm)")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out ``crossmod compare``."""
     settings = dict(map(read_setting, args.set))
     check_numbers(args.folds, args.seeds or (), args.jobs, args.tolerance)
-    device = device_of(args.device)
+    check_output_folder(args.output)
 
     from nnunet_crossmod.compare import Comparison, read_method, roles_of
 
@@ -69,11 +72,15 @@ def run(args: argparse.Namespace) -> int:
         settings,
         args.preset,
         args.checkpoint,
-        device,
+        args.device,
         not args.disable_tta,
         args.tolerance,
         args.jobs,
     )
-    comparison.run(roles_of(methods, args.floor, args.ceiling, args.against))
-    print(f"Next: crossmod report -d {args.dataset} -i {args.output}")
+    with redirect_stdout(sys.stderr if args.json else sys.stdout):
+        table = comparison.run(roles_of(methods, args.floor, args.ceiling, args.against))
+    if args.json:
+        print(table.to_json(orient="records", indent=2, force_ascii=False))
+        return 0
+    print(f"Next: crossmod report -d {args.dataset} -i {args.output} -o report.html")
     return 0

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import dataset_folder, load_trainer, read_json
-from nnunet_crossmod.plans import configure, read_setting, write_plans
+from nnunet_crossmod.errors import CrossmodError, did_you_mean
+from nnunet_crossmod.paths import check_trainer, dataset_folder, load_trainer, read_plans, trainer_names
+from nnunet_crossmod.plans import configure, new_plans_file, read_setting, write_plans
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,14 +54,12 @@ def run(args: argparse.Namespace) -> None:
     if args.preset == "paper" and args.trainer is None:
         raise CrossmodError("--preset paper needs -tr TRAINER: every trainer has the settings of its own paper")
     folder = dataset_folder("nnUNet_preprocessed", args.dataset_id)
-    original = folder / f"{args.plans}.json"
-    if not original.is_file():
-        names = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json")))
-        raise CrossmodError(f"{original} does not exist; plans of this data set: {names or 'none, plan it first'}")
+    original = read_plans(args.dataset_id, args.plans)
+    new_plans_file(folder, args.name, overwrite=args.overwrite)
     if args.trainer is not None:
-        settings = _checked(args.trainer, args.preset, settings)
+        check_trainer(args.trainer)
     plans = configure(
-        read_json(original, f"plan again with nnUNetv2_plan_and_preprocess -d {args.dataset_id}"),
+        original,
         args.name,
         settings,
         preset=args.preset,
@@ -69,10 +67,14 @@ def run(args: argparse.Namespace) -> None:
         patch_size=args.patch_size,
         configurations=args.configurations,
     )
+    if args.trainer is not None:
+        plans["crossmod"] |= _checked(args.trainer, args.preset, settings)
+    elif settings:
+        _check_against_all_trainers(settings)
     plans_path = write_plans(plans, folder, overwrite=args.overwrite)
     configuration = args.configurations[0] if args.configurations else next(iter(plans["configurations"]))
     trainer = args.trainer or "TRAINER"
-    print(f"{plans_path}\nTrain with: nnUNetv2_train {args.dataset_id} {configuration} 0 -tr {trainer} -p {args.name}")
+    print(f"{plans_path}\nNext: crossmod train {args.dataset_id} {configuration} 0 -tr {trainer} -p {args.name}")
 
 
 def _checked(trainer: str, preset: str | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -83,3 +85,26 @@ def _checked(trainer: str, preset: str | None, settings: dict[str, Any]) -> dict
     settings = {**trainer_class.presets.get(preset or "", {}), **settings}
     resolve(trainer_class, trainer_class._hyperparameter_types, settings, "--set")
     return settings
+
+
+def _check_against_all_trainers(settings: dict[str, Any]) -> None:
+    """Every setting must be one of some trainer, with a value that it takes."""
+    from nnunet_crossmod.training.hyperparameters import resolve
+
+    trainers = [load_trainer(name) for name in trainer_names()]
+    known = {name for trainer in trainers for name in trainer._hyperparameter_types}
+    for name, value in settings.items():
+        refusals = []
+        having = [trainer for trainer in trainers if name in trainer._hyperparameter_types]
+        for trainer in having:
+            try:
+                resolve(trainer, trainer._hyperparameter_types, {name: value}, "--set")
+            except CrossmodError as error:
+                refusals.append(error)
+        if having and len(refusals) == len(having):
+            raise refusals[0]
+        if not having:
+            raise CrossmodError(
+                f"--set {name}: no trainer has such a hyper-parameter{did_you_mean(name, known)}; if one of your own "
+                "has, name it with -tr"
+            )

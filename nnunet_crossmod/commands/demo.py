@@ -24,8 +24,8 @@ from nnunet_crossmod.plans import configure, write_plans
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nnunet_crossmod.data import CrossmodBlock
     from nnunet_crossmod.pictures import Row
+    from nnunet_crossmod.raw.block import CrossmodBlock
 
 __all__ = ["add_arguments", "run", "run_demo"]
 
@@ -83,9 +83,9 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
 
     import pandas as pd
 
-    from nnunet_crossmod.data import CrossmodBlock
     from nnunet_crossmod.evaluation import evaluate_folder, summarise
     from nnunet_crossmod.pictures import prediction_grid
+    from nnunet_crossmod.raw.block import CrossmodBlock
 
     # by its name: the package's own modules import neither trainers nor conversions
     phantom = importlib.import_module("nnunet_crossmod.dataset_conversion.phantom")
@@ -153,7 +153,7 @@ def run_demo(output: Path, configuration: str, device: str, *, seed: int = 0, ov
     print(f"\nDice on {len(block.test)} test scans, mean over cases\n")
     print(table.rename_axis(["model", "modality"]).round(3).to_string())
     print(f"\npicture: {picture}\ntable:   {output / 'dice.csv'}\ntook {(time.monotonic() - began) / 60:.1f} minutes")
-    print("Next, with scans of your own: crossmod convert --help")
+    print("Next, with scans of your own: crossmod convert folders --help")
     return table
 
 

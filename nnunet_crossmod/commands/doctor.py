@@ -62,7 +62,7 @@ def examine() -> list[str]:
         for complaint in findings.complaints:
             print(f"  - {complaint}")
     else:
-        print("\nAll well. Next: crossmod demo, or crossmod convert --help")
+        print("\nAll well. Next: crossmod demo, or with scans of your own crossmod convert folders --help")
     return findings.complaints
 
 

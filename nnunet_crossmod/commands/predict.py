@@ -19,7 +19,7 @@ from nnunet_crossmod.commands.arguments import (
     chosen_folders,
 )
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import device_of
+from nnunet_crossmod.paths import check_output_folder, device_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,11 +46,7 @@ def run(args: argparse.Namespace) -> None:
     """Carry out ``crossmod predict``."""
     _check(args)
     folder = chosen_folders(args)[0]
-    device_of(args.device)
 
-    import torch
-
-    from nnunet_crossmod.inference.predictor import Predictor
     from nnunet_crossmod.inference.scans import find_cases, modalities_of, orientation_warnings, unused_files
     from nnunet_crossmod.inference.trained_model import open_model
 
@@ -58,6 +54,11 @@ def run(args: argparse.Namespace) -> None:
     cases = find_cases(args.input, model.ending, model.channels)
     modalities = modalities_of(args, sorted(cases), model.modalities, f"the model {folder.name}")
     chosen = sorted(cases)[args.part_id :: args.num_parts]
+
+    import torch
+
+    from nnunet_crossmod.inference.predictor import Predictor
+
     device = torch.device(device_of(args.device))
     # as nnU-Net's command does; it caps what a scan takes by itself
     torch.set_num_threads(os.cpu_count() or 1 if device.type == "cpu" else 1)
@@ -91,8 +92,8 @@ def run(args: argparse.Namespace) -> None:
     )
     already = f", {len(chosen) - len(done)} were there already" if len(done) < len(chosen) else ""
     print(f"{args.output}: {len(done)} cases predicted{already}")
-    if args.dataset is not None:
-        print(f"With reference labels: crossmod evaluate -d {args.dataset} -p {args.output} -g LABELS")
+    dataset = args.dataset or model.plans["dataset_name"]
+    print(f"Next, with reference labels: crossmod evaluate -d {dataset} -p {args.output} -g LABELS")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -100,8 +101,7 @@ def _check(args: argparse.Namespace) -> None:
         raise CrossmodError(f"input folder {args.input} does not exist: check the path")
     if args.output.resolve() == args.input.resolve():
         raise CrossmodError(f"output folder {args.output} is the input folder: name another one")
-    if args.output.exists() and not args.output.is_dir():
-        raise CrossmodError(f"output {args.output} is a file: name a folder")
+    check_output_folder(args.output)
     if not 0 <= args.part_id < args.num_parts:
         raise CrossmodError(f"-part_id {args.part_id} must be 0 … {args.num_parts - 1}, as -num_parts says")
     if args.npp < 0 or args.nps < 0:

@@ -12,6 +12,8 @@ import argparse
 from pathlib import Path
 
 from nnunet_crossmod.commands.arguments import add_device_argument
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.paths import check_output_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-i",
         dest="input",
         type=Path,
-        default=Path("crossmod_compare"),
         metavar="FOLDER",
         help="work folder of crossmod compare or self-train (crossmod_compare)",
     )
@@ -34,8 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out ``crossmod report``."""
-    from nnunet_crossmod.paths import device_of
+    if args.input is not None and not args.input.is_dir():
+        raise CrossmodError(f"-i {args.input} is no folder: name the work folder of crossmod compare")
+    check_output_file(args.output)
+
     from nnunet_crossmod.report import write_report
 
-    device = device_of(args.device)
-    print(write_report(args.dataset, args.input, args.output, device=device, embeddings=not args.no_embeddings))
+    work = args.input or Path("crossmod_compare")
+    page = write_report(args.dataset, work, args.output, device=args.device, embeddings=not args.no_embeddings)
+    print(f"{page}\nNext: open it in a browser; to share a model, crossmod export --help")

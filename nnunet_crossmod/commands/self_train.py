@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nnunet_crossmod.commands.arguments import FINAL, add_training_arguments, check_numbers
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import device_of
+from nnunet_crossmod.paths import check_output_folder, device_of
 from nnunet_crossmod.plans import read_setting
 
 
@@ -78,7 +78,6 @@ def run(args: argparse.Namespace) -> None:
     """Carry out ``crossmod self-train``."""
     settings = dict(map(read_setting, args.set))
     _check(args)
-    device = device_of(args.device)
 
     from nnunet_crossmod.agreement import NEW_SCANS, look_at_first
     from nnunet_crossmod.compare import Comparison, read_method
@@ -96,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
             raise CrossmodError(f"-i {args.input}: of which modality are its scans? Add -m, one of {', '.join(words)}")
         cases = find_cases(args.input, base.ending, len(base.dataset_json["channel_names"]) - 1)
         modalities = assign_modalities(words, cases, base.block.modalities, base.raw.name)
+    device = device_of(args.device)
     training = Comparison(
         base.raw.name,
         args.configuration,
@@ -140,5 +140,6 @@ def _check(args: argparse.Namespace) -> None:
         raise CrossmodError("-i and -o belong together: name the folder of new scans and that of their label maps")
     if args.input is not None and args.input.resolve() == args.output.resolve():
         raise CrossmodError(f"output folder {args.output} is the input folder: name another one")
-    if args.output is not None and args.output.is_file():
-        raise CrossmodError(f"output {args.output} is a file: name a folder")
+    check_output_folder(args.work, "--work")
+    if args.output is not None:
+        check_output_folder(args.output)

@@ -6,6 +6,7 @@ export nnUNet_extTrainer="$(crossmod trainers-dir)"
 from __future__ import annotations
 
 import argparse
+import sys
 
 from nnunet_crossmod.paths import trainers_folder
 
@@ -17,3 +18,5 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 def run(_: argparse.Namespace) -> None:
     """Carry out ``crossmod trainers-dir``."""
     print(trainers_folder())
+    if sys.stdout.isatty():
+        print('Next: export nnUNet_extTrainer="$(crossmod trainers-dir)"', file=sys.stderr)

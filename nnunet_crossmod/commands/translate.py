@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nnunet_crossmod.commands.arguments import FINAL, add_device_argument, fold
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import device_of
+from nnunet_crossmod.paths import check_output_folder, device_of, model_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,15 +43,19 @@ def run(args: argparse.Namespace) -> None:
         raise CrossmodError(f"-step_size {args.step_size} must be above 0 and at most 1")
     if not args.input.is_dir():
         raise CrossmodError(f"input folder {args.input} does not exist: check the path")
-    device = device_of(args.device)
+    check_output_folder(args.output)
+
+    from nnunet_crossmod.inference.trained_model import open_model
+
+    folder = model_folder(args.dataset, args.trainer, args.plans, args.configuration)
+    model = open_model(folder, [args.fold], args.checkpoint)
 
     import torch
 
     from nnunet_crossmod.inference.translation import load_translation, translate_folder
 
-    model = (args.dataset, args.configuration, args.trainer, args.plans, str(args.fold), args.checkpoint)
     flicker_per_case = translate_folder(
-        load_translation(*model, torch.device(device)),
+        load_translation(model, torch.device(device_of(args.device))),
         args.input,
         args.output,
         args.modality,
@@ -67,4 +71,5 @@ def run(args: argparse.Namespace) -> None:
             if ratios
             else ""
         )
+        + "\nNext: look at some; crossmod report shows what the training drew of them"
     )

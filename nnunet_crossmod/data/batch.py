@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_crossmod.data.block import Case, CrossmodBlock
+from nnunet_crossmod.raw.block import Case, CrossmodBlock
 
 __all__ = ["CrossModalBatch", "Rows", "rows"]
 

@@ -9,8 +9,8 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.block import Case, CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import Case, CrossmodBlock
 
 __all__ = ["CrossModalDataset", "RegisteredScans", "registered_groups"]
 

@@ -1,6 +1,7 @@
 """Scores: of a case, of a folder of predictions, and of methods side by side."""
 
 from nnunet_crossmod.evaluation.folders import (
+    as_json,
     evaluate_folder,
     printed,
     read_scores,
@@ -14,6 +15,7 @@ __all__ = [
     "CONVENTIONS",
     "METRICS",
     "Score",
+    "as_json",
     "dice_per_structure",
     "evaluate_folder",
     "measure",

@@ -8,9 +8,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
-from scipy.stats import wilcoxon
 
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.errors import CrossmodError, did_you_mean
 from nnunet_crossmod.evaluation.metrics import DIGITS, METRICS, TITLES
 
 __all__ = ["RECORD", "Roles", "check_roles", "compare", "gap_closed", "paired_p", "shown", "to_latex", "to_markdown"]
@@ -38,6 +37,8 @@ def paired_p(ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.nd
     Raises:
         ValueError: samples of different length.
     """
+    from scipy.stats import wilcoxon
+
     difference = np.subtract(ours, theirs)
     return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
 
@@ -46,7 +47,8 @@ def check_roles(methods: Sequence[str], roles: Roles) -> None:
     """Raise :class:`CrossmodError` where a role names no method."""
     for role, name in roles._asdict().items():
         if name is not None and name not in methods:
-            raise CrossmodError(f"the {role} {name!r} is not among the rows: {', '.join(methods)}")
+            near = did_you_mean(name, methods)
+            raise CrossmodError(f"--{role} {name!r} is not among the rows of -tr{near}: {', '.join(methods)}")
 
 
 def compare(

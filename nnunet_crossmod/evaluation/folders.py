@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-import torch
 from tqdm import tqdm
 
-from nnunet_crossmod.data.image_files import check_same_grid, read_image, turned, whole_numbers
-from nnunet_crossmod.data.scan_listing import image_files
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation.metrics import CONVENTIONS, DIGITS, METRICS, TITLES, Score, measure
+from nnunet_crossmod.raw.image_files import check_same_grid, read_image, turned, whole_numbers
+from nnunet_crossmod.raw.scan_listing import image_files
 
-__all__ = ["evaluate_folder", "printed", "read_scores", "summarise", "summary", "write_evaluation"]
+__all__ = ["as_json", "evaluate_folder", "printed", "read_scores", "summarise", "summary", "write_evaluation"]
 
 COUNTS = ("scored", "missed", "invented", "absent")
 CASES_A_PROCESS = 32  # fewer are measured sooner than another process has started
@@ -44,7 +43,8 @@ def evaluate_folder(
     *,
     tolerance: float = 2.0,
     processes: int | None = None,
-    known: Collection[int] = (),
+    known: Iterable[int] | None = None,
+    only: str = "",
 ) -> pd.DataFrame:
     """Compare every predicted case with its reference.
 
@@ -57,7 +57,9 @@ def evaluate_folder(
         ignore: value of voxels in the references that do not count.
         tolerance: of the normalised surface Dice, in mm.
         processes: how many at a time; by default one for every 32 cases, as far as there are cores.
-        known: values of further structures, which are not measured.
+        known: all values that label maps may hold beside background and ``ignore``; by default those of ``labels`` and
+            whatever a reference holds.
+        only: this modality's cases only.
 
     Returns:
         one row per case and structure: ``case``, ``modality``, ``structure``, ``status``, ``dice``, ``hd95`` and
@@ -65,12 +67,17 @@ def evaluate_folder(
         ``attrs["notes"]`` lists files that are not compared and values of no structure.
 
     Raises:
-        CrossmodError: no case in common, a reference without prediction, or grids that differ.
+        CrossmodError: no case in common, a reference without prediction, grids that differ, or voxels that are not
+            whole numbers or no known label.
     """
     predicted, expected = (
         {path.name[: -len(ending)]: path for path in image_files(folder, ending)}
         for folder in (predictions, references)
     )
+    if only and not isinstance(modalities, str):
+        expected = {case: path for case, path in expected.items() if modalities.get(case) == only}
+        if not expected:
+            raise CrossmodError(f"{references} holds no case of {only}: leave -m out, or give another folder with -g")
     if not set(predicted) & set(expected):
         raise CrossmodError(
             f"{predictions} and {references} have no case in common: give folders with equal file names"
@@ -78,6 +85,7 @@ def evaluate_folder(
     if missing := sorted(set(expected) - set(predicted)):
         raise CrossmodError(f"{references / (missing[0] + ending)} has no prediction in {predictions}: predict it, too")
     pairs = [_Pair(case, predicted[case], expected[case]) for case in sorted(expected)]
+    unnamed = _check_values(pairs, labels, {0, *(() if ignore is None else (ignore,))}, known)
     work = partial(_measure_files, labels=dict(labels), ignore=ignore, tolerance=tolerance)
     if processes is None:
         processes = max(1, min(len(pairs) // CASES_A_PROCESS, os.cpu_count() or 1, 8))
@@ -88,15 +96,16 @@ def evaluate_folder(
             "modality": modalities if isinstance(modalities, str) else modalities.get(pair.case, ""),
             **score._asdict(),
         }
-        for pair, (scores, _) in zip(pairs, measured, strict=True)
+        for pair, scores in zip(pairs, measured, strict=True)
         for score in scores
     ]
     table = cast("pd.DataFrame", pd.DataFrame(rows))
-    of_no_fault = {0, ignore, *known, *labels.values()}
     notes = [_unused(predictions, set(predicted) - set(expected), ending), _unused(references, set(), ending)]
-    for folder, place in ((predictions, 0), (references, 1)):
-        values_of = {pair.case: found[place] - of_no_fault for pair, (_, found) in zip(pairs, measured, strict=True)}
-        notes.append(_unknown(folder, values_of, labels))
+    if unnamed:
+        notes.append(
+            f"{references} holds the values {sorted(unnamed)}, of no structure "
+            f"({', '.join(f'{name}={value}' for name, value in labels.items())}): they are not measured"
+        )
     table.attrs["notes"] = [note for note in notes if note]
     return table
 
@@ -109,34 +118,23 @@ def _unused(folder: Path, without_reference: set[str], ending: str) -> str:
     return f"{len(unused)} files of {folder} are not compared: {', '.join(unused[:5])}{more}" if unused else ""
 
 
-def _unknown(folder: Path, values_of: Mapping[str, set[int]], labels: Mapping[str, int]) -> str:
-    """A line on the values in the files of a folder that are of no structure; nothing where there are none."""
-    cases = [case for case, values in values_of.items() if values]
-    if not cases:
-        return ""
-    values = sorted(set().union(*values_of.values()))
-    structures = ", ".join(f"{name}={value}" for name, value in labels.items())
-    return (
-        f"{folder} holds the values {values}, of no structure ({structures}), in {len(cases)} cases, as {cases[0]}: "
-        "they count as background; if they should not, give the values with -l, or relabel the files"
-    )
-
-
-_Measured: TypeAlias = tuple[list[Score], tuple[set[int], set[int]]]
-
-
-def _each(work: Callable[[_Pair], _Measured], pairs: list[_Pair], processes: int) -> Iterable[_Measured]:
+def _each(work: Callable[[_Pair], list[Score]], pairs: list[_Pair], processes: int) -> Iterable[list[Score]]:
     if processes == 1:
         yield from map(work, pairs)
         return
     # a forked process would inherit the threads of torch, and hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(processes, context, _use_one_thread) as pool:
         yield from pool.map(work, pairs)
 
 
-def _measure_files(pair: _Pair, labels: Mapping[str, int], ignore: int | None, tolerance: float) -> _Measured:
-    """The scores of a case, and the values in its prediction and in its reference."""
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _measure_files(pair: _Pair, labels: Mapping[str, int], ignore: int | None, tolerance: float) -> list[Score]:
     prediction, reference = (_read(file) for file in (pair.prediction, pair.reference))
     if prediction.GetDimension() == reference.GetDimension() == 3:
         prediction = turned(reference, prediction)
@@ -147,17 +145,49 @@ def _measure_files(pair: _Pair, labels: Mapping[str, int], ignore: int | None, t
         )
     if reference.GetDimension() == 3:
         check_same_grid(reference, prediction, str(pair.reference), str(pair.prediction))
-    maps = [whole_numbers(sitk.GetArrayFromImage(image)) for image in (prediction, reference)]
-    scores = measure(maps[0], maps[1], labels, reference.GetSpacing()[::-1], ignore=ignore, tolerance=tolerance)
-    for file, volume, failure in ((pair.prediction, maps[0], "missed"), (pair.reference, maps[1], "invented")):
-        if {score.status for score in scores} - {"absent"} == {failure} and volume.any():
-            values = sorted(set(np.unique(volume).tolist()) - {0, ignore})
-            if values and not set(values) & set(labels.values()):
-                raise CrossmodError(
-                    f"{file} holds the values {values}, but the structures are {dict(labels)}: give the values of both "
-                    "folders with -l, or relabel the files"
-                )
-    return scores, (set(np.unique(maps[0]).tolist()), set(np.unique(maps[1]).tolist()))
+    maps = [_labels_of(image, file) for image, file in ((prediction, pair.prediction), (reference, pair.reference))]
+    return measure(maps[0], maps[1], labels, reference.GetSpacing()[::-1], ignore=ignore, tolerance=tolerance)
+
+
+def _check_values(
+    pairs: Sequence[_Pair], labels: Mapping[str, int], no_structure: set[int], known: Iterable[int] | None
+) -> set[int]:
+    """Look at every file before the first is measured, which takes longer; returns what references hold unnamed."""
+    allowed = no_structure | set(labels.values() if known is None else known)
+    in_references: set[int] = set()
+    for file in [pair.reference for pair in pairs]:
+        values = _values_in(file)
+        in_references |= values
+        if known is not None:
+            _check_known(file, values, allowed)
+    if in_references - no_structure and not in_references & set(labels.values()):
+        _check_known(pairs[0].reference.parent, in_references, allowed)
+    for file in [pair.prediction for pair in pairs]:
+        _check_known(file, _values_in(file), allowed if known is not None else allowed | in_references)
+    return in_references - allowed
+
+
+def _values_in(file: Path) -> set[int]:
+    return set(np.unique(_labels_of(_read(file), file)).tolist())
+
+
+def _check_known(where: Path, values: set[int], allowed: set[int]) -> None:
+    if unknown := sorted(values - allowed):
+        raise CrossmodError(
+            f"{where} holds the values {unknown[:10]}, which are no labels; known are {sorted(allowed)}: name them "
+            "with -l NAME=VALUE (and choose structures with -s), or relabel the file"
+        )
+
+
+def _labels_of(image: sitk.Image, file: Path) -> np.ndarray:
+    """The voxels as whole numbers."""
+    voxels: np.ndarray = whole_numbers(sitk.GetArrayFromImage(image))
+    if np.issubdtype(voxels.dtype, np.floating) and (broken := np.unique(voxels[voxels % 1 != 0])[:5].tolist()):
+        raise CrossmodError(
+            f"{file} holds {', '.join(f'{value:g}' for value in broken)}, which are no whole numbers: write label "
+            "maps, not probabilities"
+        )
+    return voxels.astype(np.int64)
 
 
 def _read(file: Path) -> sitk.Image:
@@ -249,5 +279,10 @@ def write_evaluation(scores: pd.DataFrame, folder: Path, tolerance: float) -> No
     """Write ``metrics.csv`` (one row per case and structure) and ``summary.json`` (conventions, means, counts)."""
     folder.mkdir(parents=True, exist_ok=True)
     scores.to_csv(folder / "metrics.csv", index=False)
+    (folder / "summary.json").write_text(as_json(scores, tolerance) + "\n", encoding="utf-8")
+
+
+def as_json(scores: pd.DataFrame, tolerance: float) -> str:
+    """Conventions, means and counts as JSON."""
     description = {"conventions": {**CONVENTIONS, "tolerance_mm": tolerance}, "modalities": summary(scores)}
-    (folder / "summary.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.dumps(description, indent=2, ensure_ascii=False)

@@ -1,18 +1,18 @@
-"""Agreement of two label maps, structure by structure: overlap and distances between surfaces in millimetres."""
+"""Agreement of two label maps, structure by structure: overlap and distances between surfaces in millimetres.
+
+PyTorch and MONAI are imported where they are used: tables of scores and refusals of wrong folders need neither.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import torch
-from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-from monai.metrics.meandice import compute_dice
-from monai.metrics.surface_dice import compute_surface_dice
-from monai.metrics.surface_distance import compute_average_surface_distance
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["CONVENTIONS", "DIGITS", "METRICS", "TITLES", "Score", "Status", "dice_per_structure", "measure"]
 
@@ -62,6 +62,9 @@ def dice_per_structure(
     Returns:
         0 … 1; 0 where a structure is missed or invented, NaN where it is in neither map.
     """
+    import torch
+    from monai.metrics.meandice import compute_dice
+
     prediction = _counted(prediction, reference, ignore)
     masks = [
         torch.stack([torch.from_numpy(volume == value) for value in labels.values()])[None]
@@ -131,6 +134,8 @@ def _counted(prediction: np.ndarray, reference: np.ndarray, ignore: int | None) 
 
 def _cropped(prediction: np.ndarray, reference: np.ndarray) -> tuple[Tensor, Tensor]:
     """Both masks cut to the box around what is in either, as (1, 1, *s): beyond it there is no surface."""
+    import torch
+
     union = prediction | reference
     box = []
     for axis in range(union.ndim):
@@ -145,6 +150,10 @@ def _cropped(prediction: np.ndarray, reference: np.ndarray) -> tuple[Tensor, Ten
 def _distances(
     prediction: Tensor, reference: Tensor, spacing: Sequence[float], tolerance: float
 ) -> tuple[float, float, float]:
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    from monai.metrics.surface_dice import compute_surface_dice
+    from monai.metrics.surface_distance import compute_average_surface_distance
+
     settings = {"include_background": True, "spacing": list(spacing)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of its own deprecated arguments

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nnunet_crossmod.data import CrossmodBlock
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.errors import CrossmodError, did_you_mean
 from nnunet_crossmod.paths import find_dataset_json, read_json
+from nnunet_crossmod.raw.block import CrossmodBlock, entry_of
 
 __all__ = ["Structures", "check_references", "of_dataset", "of_words"]
 
@@ -30,20 +29,30 @@ class Structures(NamedTuple):
         """
         unknown = [name for name in names or () if name not in self.labels]
         if unknown:
-            raise CrossmodError(f"there is no structure {unknown[0]!r}; there are {', '.join(self.labels)}")
+            near = did_you_mean(unknown[0], self.labels)
+            raise CrossmodError(f"-s: there is no structure {unknown[0]!r}{near}; there are {', '.join(self.labels)}")
         return self.labels if names is None else {name: self.labels[name] for name in names}
+
+    def check_modality(self, name: str) -> None:
+        """Raise :class:`CrossmodError` where cases have modalities, but none has this one."""
+        known = {name} if isinstance(self.modalities, str) else set(self.modalities.values())
+        if name and name not in known:
+            raise CrossmodError(
+                f"-m: there is no modality {name!r}{did_you_mean(name, known)}; there are {', '.join(sorted(known))}"
+            )
 
 
 def of_dataset(dataset: int | str) -> Structures:
     """What the ``dataset.json`` of a data set says."""
     file = find_dataset_json(dataset)
-    return _of_json(json.loads(file.read_text()), str(file))
+    return _of_json(read_json(file, "convert the data set again"), str(file))
 
 
 def _of_json(dataset_json: Mapping[str, Any], where: str) -> Structures:
     block = CrossmodBlock.from_dataset_json(dataset_json, where)
     modalities = {case.name: case.modality for case in (*block.cases.values(), *block.test.values())}
-    return Structures(block.labels, modalities, dataset_json["file_ending"], dataset_json["labels"].get("ignore"))
+    ending = entry_of(dataset_json, "file_ending", where)
+    return Structures(block.labels, modalities, ending, dataset_json["labels"].get("ignore"))
 
 
 def check_references(folder: Path) -> None:
@@ -82,15 +91,14 @@ def of_words(words: Sequence[str], modality: str = "") -> Structures:
         name, _, value = word.partition("=")
         if not name or not value.isdecimal():
             raise CrossmodError(f"-l takes NAME=VALUE with an integer, or one JSON file, got {word!r}")
+        if name in values or int(value) in values.values():
+            raise CrossmodError(f"-l {word}: give every structure once, with a value of its own")
         values[name] = int(value)
     return _of_labels(values, modality, "-l")
 
 
 def _of_file(file: Path, modality: str) -> Structures:
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CrossmodError(f"-l {file} cannot be read as JSON ({error}): name a file of name → value") from error
+    content = read_json(file, "give -l NAME=VALUE words, or a JSON file of name → value")
     if isinstance(content, dict) and "crossmod" in content:
         return _of_json(content, str(file))
     labels = content.get("labels", content) if isinstance(content, dict) else None

@@ -16,17 +16,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import Tensor
-from torch._dynamo import OptimizedModule
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError
 from nnunet_crossmod.inference.trained_model import FINAL, TrainedModel, open_model
+from nnunet_crossmod.paths import check_output_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Exported", "export_model", "stock_dataset_json", "stock_plans"]
 
@@ -78,14 +75,16 @@ def export_model(
         CrossmodError: a model, fold or checkpoint that is missing, or a modality the model was not trained on.
         UnsupportedError: the network is more than a stock network for one modality, too.
     """
-    if output.suffix != ".zip" or output.is_dir():
-        raise CrossmodError(f"output {output} must be a file that ends in .zip")
+    if output.suffix != ".zip":
+        raise CrossmodError(f"-o {output} must end in .zip")
+    check_output_file(output)
     if output.exists() and not overwrite:
         raise CrossmodError(f"{output} exists: name another -o, or add --overwrite")
     if not checkpoints:
         raise CrossmodError("no checkpoint is named: leave out -chk, or name one")
     models = [open_model(folder, folds, checkpoints[0]) for folder in folders]
     first = models[0]
+    first.index_of(modality)
     if any(model.folds != first.folds for model in models):
         trained = "; ".join(f"{model.configuration}: {', '.join(map(str, model.folds))}" for model in models)
         raise CrossmodError(f"the configurations have different folds ({trained}): say which with -f")
@@ -167,6 +166,9 @@ def _stock_checkpoints(
     model: TrainedModel, modality: str, plans: dict[str, Any], dataset_json: dict[str, Any]
 ) -> Iterator[tuple[int | str, bytes, float]]:
     """Fold, checkpoint and largest relative difference of logits, fold by fold."""
+    import torch
+    from torch._dynamo import OptimizedModule
+
     index = model.index_of(modality)
     predictor = model.load(device=torch.device("cpu"))
     network: Any = predictor.network._orig_mod if isinstance(predictor.network, OptimizedModule) else predictor.network
@@ -213,6 +215,11 @@ def _compare(
     Raises:
         UnsupportedError: the weights do not fit the stock network, or it computes something else.
     """
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
     manager = PlansManager(plans)
     configuration = manager.get_configuration(model.configuration)
     channels = determine_num_input_channels(manager, configuration, dataset_json)

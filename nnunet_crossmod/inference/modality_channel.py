@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,13 +9,13 @@ from typing import NamedTuple
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from nnunet_crossmod.data.atomic_folder import atomic_folder, link_or_copy
-from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_with_notes, save_image
-from nnunet_crossmod.data.modality_channel import CHANNEL_NAME, channel_file, modality_channel
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.inference.scans import find_cases, known_modality
+from nnunet_crossmod.inference.scans import check_replaceable, find_cases, known_modality
 from nnunet_crossmod.paths import models_of, read_json
+from nnunet_crossmod.raw.atomic_folder import atomic_folder, link_or_copy
+from nnunet_crossmod.raw.block import CrossmodBlock, entry_of
+from nnunet_crossmod.raw.image_files import check_same_grid, is_all_zero, read_with_notes, save_image
+from nnunet_crossmod.raw.modality_channel import channel_file, modality_channel
 
 __all__ = ["Contract", "add_modality_channel", "check_models"]
 
@@ -35,16 +34,10 @@ class Contract(NamedTuple):
         Raises:
             CrossmodError: it cannot be read, is no JSON, or is of no cross-modal data set.
         """
-        try:
-            content = json.loads(dataset_json.read_text())
-            block = CrossmodBlock.from_dataset_json(content, str(dataset_json))
-            return cls(block.modalities, str(content["file_ending"]), len(content["channel_names"]) - 1)
-        except OSError as error:
-            raise CrossmodError(f"{dataset_json} cannot be read ({error.strerror}): check the path") from error
-        except json.JSONDecodeError as error:
-            raise CrossmodError(f"{dataset_json} is not valid JSON ({error}): restore it, or convert again") from error
-        except KeyError as error:
-            raise CrossmodError(f"{dataset_json} has no {error}: convert the data set again") from error
+        content, where = read_json(dataset_json, "check the path, or convert the data set again"), str(dataset_json)
+        block = CrossmodBlock.from_dataset_json(content, where)
+        ending, channels = (entry_of(content, key, where) for key in ("file_ending", "channel_names"))
+        return cls(block.modalities, str(ending), len(channels) - 1)
 
 
 def check_models(dataset: int | str, modalities: Sequence[str], dataset_json: Path) -> None:
@@ -105,7 +98,7 @@ def add_modality_channel(
     cases = find_cases(input_folder, ending, channels)
     modality_of = dict.fromkeys(cases, modality) if isinstance(modality, str) else modality
     output = output_folder.resolve()
-    _check_output(output, input_folder.resolve(), ending, overwrite)
+    check_replaceable(output, input_folder.resolve(), ending, overwrite)
     with atomic_folder(output, replacing=[output] if output.exists() else []) as complete:
         for case, files in tqdm(sorted(cases.items()), desc="Modality channel", unit="case", disable=None):
             readings = [read_with_notes(file) for file in files]
@@ -120,23 +113,3 @@ def add_modality_channel(
             index = contract.modalities.index(modality_of[case])
             sitk.WriteImage(modality_channel(images[0], index, images[1:]), str(last), useCompression=True)
     return sorted(cases)
-
-
-def _check_output(output: Path, source: Path, ending: str, overwrite: bool) -> None:
-    """Refuse an output folder whose replacement would lose the input or files of another origin."""
-    if output == source or output in source.parents:
-        raise CrossmodError(f"output folder {output} is or holds the input folder: name another one")
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise CrossmodError(f"output {output} is a file: name a folder")
-    present = sorted(output.iterdir())
-    if present and not overwrite:
-        raise CrossmodError(
-            f"output folder {output} already holds {present[0].name}: name another one, or add --overwrite"
-        )
-    for path in present:
-        if not (path.name.endswith(ending) and CHANNEL_NAME.fullmatch(path.name.removesuffix(ending))):
-            raise CrossmodError(
-                f"output folder {output} holds {path.name}, which is no channel of a case: name another folder"
-            )

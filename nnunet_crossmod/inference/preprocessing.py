@@ -11,9 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero, read_with_notes
-from nnunet_crossmod.data.modality_channel import fill_box
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.image_files import check_same_grid, is_all_zero, read_with_notes
+from nnunet_crossmod.raw.modality_channel import fill_box
 
 __all__ = ["Recipe", "preprocess", "read_case"]
 

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_crossmod.data.image_files import axis_codes, quiet_readers
-from nnunet_crossmod.data.modality_channel import CHANNEL_NAME
-from nnunet_crossmod.data.scan_listing import files_below, is_hidden
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.errors import CrossmodError, did_you_mean
+from nnunet_crossmod.paths import check_output_folder
+from nnunet_crossmod.raw.image_files import axis_codes, quiet_readers
+from nnunet_crossmod.raw.modality_channel import CHANNEL_NAME
+from nnunet_crossmod.raw.scan_listing import files_below, is_hidden
 
 __all__ = [
     "assign_modalities",
+    "check_replaceable",
     "find_cases",
     "known_modality",
     "modalities_of",
@@ -97,7 +99,9 @@ def known_modality(modality: str, known: Sequence[str], where: str) -> str:
         CrossmodError: it is not.
     """
     if modality not in known:
-        raise CrossmodError(f"modality {modality!r} is not one of {list(known)}, which {where} names")
+        raise CrossmodError(
+            f"modality {modality!r} is not one of {list(known)}, which {where} names{did_you_mean(modality, known)}"
+        )
     return modality
 
 
@@ -210,3 +214,30 @@ def _axes(file: Path) -> str | None:
     except RuntimeError:
         return None
     return axis_codes(reader) if reader.GetDimension() == 3 else None
+
+
+def check_replaceable(output: Path, source: Path, ending: str, overwrite: bool) -> None:
+    """Refuse an output folder whose replacement would lose the input or files of another origin.
+
+    Args:
+        output: the folder to write, resolved.
+        source: the input folder, resolved.
+        ending: of the files.
+        overwrite: whether channels of an earlier call may be replaced.
+
+    Raises:
+        CrossmodError: it cannot be written, or holds what must not be lost.
+    """
+    if output == source or output in source.parents:
+        raise CrossmodError(f"output folder {output} is or holds the input folder: name another one")
+    check_output_folder(output)
+    present = sorted(output.iterdir()) if output.exists() else []
+    if present and not overwrite:
+        raise CrossmodError(
+            f"output folder {output} already holds {present[0].name}: name another one, or add --overwrite"
+        )
+    for path in present:
+        if not (path.name.endswith(ending) and CHANNEL_NAME.fullmatch(path.name.removesuffix(ending))):
+            raise CrossmodError(
+                f"output folder {output} holds {path.name}, which is no channel of a case: name another folder"
+            )

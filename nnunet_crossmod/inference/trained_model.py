@@ -8,14 +8,15 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.scans import known_modality
 from nnunet_crossmod.paths import let_nnunet_find_trainers, load_trainer, read_json
+from nnunet_crossmod.raw.block import CrossmodBlock
+
+if TYPE_CHECKING:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 __all__ = ["FINAL", "TrainedModel", "open_model", "untranslated"]
 
@@ -86,6 +87,8 @@ class TrainedModel:
         Raises:
             CrossmodError: a checkpoint that is damaged or of another network.
         """
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
         let_nnunet_find_trainers()
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # what it says is of no use here

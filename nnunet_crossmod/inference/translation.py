@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nnunet_crossmod.data.atomic_folder import atomic_folder
-from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.preprocessing import Recipe, read_case
-from nnunet_crossmod.inference.scans import find_cases
+from nnunet_crossmod.inference.scans import check_replaceable, find_cases
+from nnunet_crossmod.inference.trained_model import TrainedModel
 from nnunet_crossmod.nn.generators import flicker
-from nnunet_crossmod.paths import load_trainer, model_folder
+from nnunet_crossmod.paths import load_trainer
+from nnunet_crossmod.raw.atomic_folder import atomic_folder
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 __all__ = ["Translation", "load_translation", "translate_folder"]
 
@@ -85,39 +85,26 @@ class Translation:
         return result
 
 
-def load_translation(
-    dataset: str, configuration: str, trainer: str, plans: str, fold: str, checkpoint: str, device: torch.device
-) -> Translation:
+def load_translation(model: TrainedModel, device: torch.device) -> Translation:
     """The generator of a trained model.
 
     Args:
-        dataset: id or name of the data set.
-        configuration: as trained, ``2d`` or ``3d_fullres``.
-        trainer: name of the trainer.
-        plans: name of the plans.
-        fold: number of the fold, or ``all``.
-        checkpoint: file name in the fold's folder.
+        model: one fold of it.
         device: where to run.
 
     Raises:
-        CrossmodError: a trainer that does not translate, or no such model.
+        CrossmodError: a trainer that does not translate.
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    kind = load_trainer(trainer)
+    kind = load_trainer(model.trainer)
     if not getattr(kind, "translates_scans", False):
-        raise CrossmodError(f"{trainer} has no generator that could translate: use CISFATrainer or GLUATrainer")
-    folder = model_folder(dataset, trainer, plans, configuration)
-    file = folder / f"fold_{fold}" / checkpoint
-    for needed in (folder / "plans.json", folder / "dataset.json", file):
-        if not needed.is_file():
-            raise CrossmodError(
-                f"{needed} does not exist: train it with nnUNetv2_train, or check -d, -c, -tr, -p, -f and -chk"
-            )
-    manager = PlansManager(str(folder / "plans.json"))
-    planned = manager.get_configuration(configuration)
-    dataset_json = json.loads((folder / "dataset.json").read_text())
-    block = CrossmodBlock.from_dataset_json(dataset_json, str(folder / "dataset.json"))
+        raise CrossmodError(f"{model.trainer} has no generator that could translate: use CISFATrainer or GLUATrainer")
+    file = model.folder / f"fold_{model.folds[0]}" / model.checkpoint
+    manager = PlansManager(model.plans)
+    planned = manager.get_configuration(model.configuration)
+    dataset_json = model.dataset_json
+    block = CrossmodBlock.from_dataset_json(dataset_json, str(model.folder / "dataset.json"))
     network: nn.Module = kind.build_translator(manager, planned, len(dataset_json["channel_names"]) - 1)
     saved = torch.load(file, map_location="cpu", weights_only=False).get("crossmod", {}).get("players", {})
     weights = {
@@ -128,7 +115,7 @@ def load_translation(
         if name.startswith(PREFIX)
     }
     if not weights:
-        raise CrossmodError(f"{file} holds no generator: give the checkpoint of a model that {trainer} trained")
+        raise CrossmodError(f"{file} holds no generator: give the checkpoint of a model that {model.trainer} trained")
     network.load_state_dict(weights)
     return Translation(network.to(device).eval(), manager, planned, dataset_json, block, device)
 
@@ -168,13 +155,7 @@ def translate_folder(
     modality = _only(modality, block.source, "source", "-m")
     wanted = _only(wanted, block.target, "target", "--to")
     own, target = block.modalities.index(modality), block.modalities.index(wanted)
-    present = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
-    if present and not overwrite:
-        raise CrossmodError(f"output folder {output} already holds {present[0]}: name another one, or add --overwrite")
-    if foreign := [name for name in present if not name.endswith(ending)]:
-        raise CrossmodError(f"output folder {output} holds {foreign[0]}, which is no scan: name another folder")
-    if output.resolve() in (scans.resolve(), *scans.resolve().parents):
-        raise CrossmodError(f"output folder {output} is or holds the input folder: name another one")
+    check_replaceable(output.resolve(), scans.resolve(), ending, overwrite)
     flickering = {}
     cases = find_cases(scans, ending, translation.channels, skip_modality_channel=True)
     recipe = Recipe(translation.plans, translation.configuration, translation.dataset_json)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +12,25 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from tqdm import tqdm
 
-from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import read_scores
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, compare, shown
 from nnunet_crossmod.inference.trained_model import untranslated
-from nnunet_crossmod.paths import dataset_folder, find_dataset_json, read_json
+from nnunet_crossmod.paths import (
+    check_output_file,
+    dataset_folder,
+    device_of,
+    find_dataset_json,
+    nnunet_folder,
+    read_json,
+)
 from nnunet_crossmod.pictures.curves import Curve
 from nnunet_crossmod.pictures.overlays import colours_of, contours
+from nnunet_crossmod.raw.block import CrossmodBlock
 from nnunet_crossmod.report.charts import METHOD_COLOURS, SHAPES, line_chart, method_line, scatter_chart
-from nnunet_crossmod.report.embeddings import clusters, organ_embeddings
 from nnunet_crossmod.report.page import Entry, Figure, Group, Key, Section, picture, render
 from nnunet_crossmod.report.terms import SELECTION, meaning_of_loss, meanings_of_columns
 from nnunet_crossmod.report.trust import agreement_of_predictions, trust
-from nnunet_crossmod.training.record import read_rows
 
 __all__ = ["write_report"]
 
@@ -48,16 +51,18 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
         work: folder of ``crossmod compare``; where it holds no comparison, the page shows the data set's trainings, and
             the rounds of ``crossmod self-train`` where it is the folder of one.
         file: the page.
-        device: for the embeddings.
+        device: for the embeddings, ``auto`` or as nnU-Net's.
         embeddings: whether to compute them.
 
     Raises:
         CrossmodError: neither a comparison nor a training is there, or the comparison is of another data set.
     """
-    dataset_json = json.loads(find_dataset_json(dataset).read_text())
-    block = CrossmodBlock.from_dataset_json(dataset_json)
-    name = _name_of(find_dataset_json(dataset))
-    record = json.loads((work / RECORD).read_bytes()) if (work / RECORD).is_file() else None
+    check_output_file(file)
+    dataset_json_path = find_dataset_json(dataset)
+    dataset_json = read_json(dataset_json_path, "convert the data set again")
+    block = CrossmodBlock.from_dataset_json(dataset_json, str(dataset_json_path))
+    name = _name_of(dataset_json_path)
+    record = read_json(work / RECORD, "run crossmod compare again") if (work / RECORD).is_file() else None
     if record is not None and record["dataset"] != name:
         raise CrossmodError(f"{work} compares {record['dataset']}, not {name}: name another folder with -i")
     runs = _runs_of(record, work) if record else _trainings(name)
@@ -65,6 +70,7 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
         raise CrossmodError(
             f"{work} holds no comparison and $nnUNet_results no training of {name}: run crossmod compare"
         )
+    device = device_of(device) if embeddings else device
     methods = list(dict.fromkeys(run.method for run in runs))
     sections: list[Section] = []
     scores, agreements = None, {}
@@ -103,10 +109,7 @@ def _runs_of(record: Mapping[str, Any], work: Path) -> list[_Run]:
 
 
 def _trainings(dataset: str) -> list[_Run]:
-    base = os.environ.get("nnUNet_results")  # noqa: SIM112 - nnU-Net's spelling
-    if not base:
-        raise CrossmodError("nnUNet_results is not set: export nnUNet_results=/a/folder")
-    files = sorted((Path(base) / dataset).glob("*/fold_*/losses.jsonl"))
+    files = sorted((nnunet_folder("nnUNet_results") / dataset).glob("*/fold_*/losses.jsonl"))
     return [_Run(file.parents[1].name, file.parent.name, file.parent) for file in files]
 
 
@@ -259,6 +262,8 @@ def _agreements(
 
 
 def _curves(runs: Sequence[_Run], methods: Sequence[str]) -> Section:
+    from nnunet_crossmod.training.record import read_rows
+
     lines = {run: method_line(methods.index(run.method)) for run in runs}
 
     def figure(title: str, caption: str, rows: Mapping[_Run, Sequence[Mapping[str, Any]]], name: str) -> Figure:
@@ -277,6 +282,8 @@ def _curves(runs: Sequence[_Run], methods: Sequence[str]) -> Section:
 
 
 def _clusters(runs: Sequence[_Run], block: CrossmodBlock, checkpoint: str, device: str) -> Section:
+    from nnunet_crossmod.report.embeddings import clusters, organ_embeddings
+
     figures, left_out = [], []
     colours = {value: to_hex(colour) for value, colour in colours_of(block.labels).items()}
     for run in tqdm(runs, desc="embeddings", unit="model", disable=None):

@@ -9,10 +9,9 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.errors import CrossmodError, did_you_mean
 
 __all__ = [
     "Angle",
@@ -105,10 +104,8 @@ def resolve(trainer: type, known: Mapping[str, Any], overrides: Mapping[str, Any
     values = {name: getattr(trainer, name) for name in known}
     for name, value in overrides.items():
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            suggestion = f" (did you mean {close[0]}?)" if close else ""
             raise CrossmodError(
-                f"{where} sets {name!r}, which {trainer.__name__} does not have{suggestion}; it has "
+                f"{where} sets {name!r}, which {trainer.__name__} does not have{did_you_mean(name, known)}; it has "
                 f"{', '.join(sorted(known))}"
             )
         values[name] = _checked(name, value, known[name], where)

@@ -14,7 +14,8 @@ import pytest
 import SimpleITK as sitk
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from nnunet_crossmod.data.image_files import (
+from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.image_files import (
     aligned,
     axis_codes,
     check_same_grid,
@@ -24,7 +25,6 @@ from nnunet_crossmod.data.image_files import (
     save_image,
     turned,
 )
-from nnunet_crossmod.errors import CrossmodError
 
 AFFINE = np.array([[-1.3, 0, 0, 20], [0, -1.3, 0, 30], [0, 0, 5, -40], [0, 0, 0, 1.0]])
 VOXELS = np.random.default_rng(0).integers(1, 900, (6, 7, 4)).astype(np.int16)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nnunet_crossmod.data import representative_patches
-from nnunet_crossmod.data.block import Case
+from nnunet_crossmod.raw.block import Case
 
 
 def scans(cases: int, shape: tuple[int, ...] = (6, 10, 12), visible: frozenset[int] = frozenset({1, 2})) -> Any:

@@ -233,6 +233,7 @@ def folders_tree(root: Path) -> dict[str, Any]:
 
 
 def test_folders_from_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw").mkdir(exist_ok=True)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "spec.json").write_text(json.dumps(folders_tree(tmp_path / "in")))
@@ -252,6 +253,7 @@ def test_folders_from_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_folders_from_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw").mkdir(exist_ok=True)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     monkeypatch.chdir(tmp_path)
     folders_tree(tmp_path / "in")

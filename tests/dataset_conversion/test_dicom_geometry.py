@@ -258,6 +258,7 @@ def test_series_are_chosen_by_description_and_never_mixed(tmp_path: Path) -> Non
 def test_the_command_reads_series_without_endings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "raw").mkdir(exist_ok=True)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     monkeypatch.chdir(tmp_path)
     for number in range(3):

@@ -18,6 +18,7 @@ REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "raw").mkdir()
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "raw"
@@ -140,7 +141,7 @@ def test_wrong_patterns(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert not raw.exists()
+    assert not list(raw.iterdir())
 
 
 def test_a_test_pattern_without_a_scan(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,9 @@ import pytest
 import SimpleITK as sitk
 from support import check_integrity
 
-from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import mscmrseg
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mscmrseg"
 GRIDS = {
@@ -163,6 +163,7 @@ def test_wrong_trees(tree: Path) -> None:
 
 def test_the_command(tree: Path) -> None:
     command = [sys.executable, "-m", "nnunet_crossmod.dataset_conversion.mscmrseg", "-i", str(tree), "-d", "512"]
+    (tree.parent / "raw").mkdir()
     environment = {**os.environ, "nnUNet_raw": str(tree.parent / "raw")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

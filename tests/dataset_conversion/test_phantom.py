@@ -12,9 +12,9 @@ import SimpleITK as sitk
 from support import check_integrity
 
 from nnunet_crossmod.cli import main
-from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import command_line, phantom
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 SMALL: dict[str, Any] = {"subjects": 3, "test_subjects": 1, "size": 56, "slices": 4}
 

@@ -14,13 +14,13 @@ import pytest
 import SimpleITK as sitk
 from support import check_integrity
 
-from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import command_line, writer
 from nnunet_crossmod.dataset_conversion.command_line import read_shots
 from nnunet_crossmod.dataset_conversion.raw_dataset import RawDataset, Scan, in_order
 from nnunet_crossmod.dataset_conversion.roles import annotate_shots
 from nnunet_crossmod.dataset_conversion.writer import write_raw_dataset
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 # As a scanner writes it: oblique, anisotropic, off-centre.
 SPACING, ORIGIN = (1.25, 1.5, 8.0), (-31.5, 12.25, 100.0)
@@ -267,6 +267,9 @@ def test_an_interruption_leaves_the_old_data_set_and_nothing_new(
 def test_the_raw_folder_of_nnunet_is_the_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scans = make_scans(folder)
     monkeypatch.setenv("nnUNet_raw", str(folder / "elsewhere"))
+    with pytest.raises(CrossmodError, match=r"does not exist: correct it, or mkdir -p"):
+        write(scans, folder, raw_folder=None)
+    (folder / "elsewhere").mkdir()
     assert write(scans, folder, raw_folder=None).parent == folder / "elsewhere"
     monkeypatch.delenv("nnUNet_raw")
     with pytest.raises(CrossmodError, match="export nnUNet_raw="):

@@ -24,11 +24,11 @@ from fabricate import (
     tfrecord,
 )
 
-from nnunet_crossmod.data.image_files import read_image
 from nnunet_crossmod.dataset_conversion.dicom_series import read_dicom_series, read_label_stack
 from nnunet_crossmod.dataset_conversion.slice_files import read_npz_volume, read_slice_record
 from nnunet_crossmod.dataset_conversion.tfrecords import crc32c, read_examples
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.image_files import read_image
 
 SHAPE = (5, 6, 7)
 RANDOM = np.random.default_rng(0)

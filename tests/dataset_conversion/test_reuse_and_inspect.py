@@ -22,6 +22,7 @@ from nnunet_crossmod.dataset_conversion.reuse import reuse_dataset
 
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "raw").mkdir()
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     return tmp_path / "raw"
 

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from nnunet_crossmod.data.block import Case
 from nnunet_crossmod.dataset_conversion.splits import splits
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import Case
 
 ALL = frozenset({1, 2})
 

@@ -120,6 +120,7 @@ def test_the_preview_of_a_large_data_set_shows_every_role() -> None:
 @pytest.fixture
 def frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two frames of four patients; the other modality has one scan of each."""
+    (tmp_path / "raw").mkdir(exist_ok=True)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     monkeypatch.chdir(tmp_path)
     for patient in range(4):

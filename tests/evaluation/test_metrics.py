@@ -249,7 +249,7 @@ def test_values_of_no_structure_and_files_left_out_are_named(tmp_path: Path) -> 
     unused, unknown = scores.attrs["notes"]
     assert "2 files" in unused
     assert "z.nii.gz, w.mha" in unused
-    assert "g holds the values [4], of no structure (a=1, b=2), in 2 cases, as x" in unknown
+    assert "g holds the values [4], of no structure (a=1, b=2): they are not measured" in unknown
     assert f"Warning: {unknown}" in printed(scores, 2.0)
     assert len(evaluate_folder(tmp_path / "p", tmp_path / "g", {"a": 1}, "MR", known=[1, 2, 4]).attrs["notes"]) == 1
 
@@ -261,3 +261,42 @@ def test_predictions_in_another_voxel_order_and_nearly_whole(tmp_path: Path) -> 
     prediction = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "g" / "x.nii.gz"), sitk.sitkFloat32), "RAS")
     sitk.WriteImage(prediction * 0.99999, str(tmp_path / "p" / "x.nii.gz"))
     assert list(evaluate_folder(tmp_path / "p", tmp_path / "g", {"a": 1}, "MR")["dice"]) == [1]
+
+
+def write_pair(folder: Path, prediction: np.ndarray, reference: np.ndarray) -> tuple[Path, Path]:
+    for name, values in (("p", prediction), ("g", reference)):
+        (folder / name).mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(folder / name / "x.nii.gz"))
+    return folder / "p", folder / "g"
+
+
+def test_voxels_that_are_no_labels_are_told(tmp_path: Path) -> None:
+    one = box((2, 4, 4), (0, 1), (0, 2), (0, 4)).astype(np.uint8)
+    folders = write_pair(tmp_path, one * np.float32(0.5), one)
+    with pytest.raises(CrossmodError, match=r"p/x\.nii\.gz holds 0\.5, which are no whole numbers"):
+        evaluate_folder(*folders, {"a": 1}, {})
+    folders = write_pair(tmp_path, one * np.float32(0.99999), one)
+    assert evaluate_folder(*folders, {"a": 1}, {})["dice"].tolist() == [1]
+    folders = write_pair(tmp_path, one * np.uint8(7), one)
+    with pytest.raises(CrossmodError, match=r"p/x\.nii\.gz holds the values \[7\]"):
+        evaluate_folder(*folders, {"a": 1}, {})
+
+
+def test_a_structure_that_is_not_named_is_no_mistake_unless_the_label_table_is_whole(tmp_path: Path) -> None:
+    one = box((2, 4, 4), (0, 1), (0, 2), (0, 4)).astype(np.uint8)
+    two = one + box((2, 4, 4), (1, 2), (0, 2), (0, 4)).astype(np.uint8) * 3
+    folders = write_pair(tmp_path, two, two)
+    assert len(evaluate_folder(*folders, {"a": 1}, {})) == 1
+    with pytest.raises(CrossmodError, match=r"holds the values \[3\]"):
+        evaluate_folder(*folders, {"a": 1}, {}, known=[1, 2])
+
+
+def test_cases_of_one_modality(tmp_path: Path) -> None:
+    one = box((2, 4, 4), (0, 1), (0, 2), (0, 4))
+    for folder in ("p", "g"):
+        write(tmp_path / folder / "x.nii.gz", one)
+    write(tmp_path / "g" / "y.nii.gz", one)  # of the other modality, and not predicted
+    folders = tmp_path / "p", tmp_path / "g"
+    assert evaluate_folder(*folders, {"a": 1}, {"x": "MR", "y": "CT"}, only="MR")["case"].tolist() == ["x"]
+    with pytest.raises(CrossmodError, match="no case of PET"):
+        evaluate_folder(*folders, {"a": 1}, {"x": "MR", "y": "CT"}, only="PET")

@@ -228,8 +228,8 @@ def test_the_output_may_not_be_or_hold_the_input(place: Workplace, where: str) -
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "cannot be read"),
-        ("{", "not valid JSON"),
+        (None, "does not exist"),
+        ("{", "cannot be read as JSON"),
         ("{}", 'no "crossmod" block'),
     ],
 )

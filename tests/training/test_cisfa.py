@@ -391,14 +391,14 @@ def test_scans_are_translated_with_their_own_geometry(
     assert main([*words, "--overwrite"]) == 0
 
 
-def test_the_command_translates_as_the_trainer_does(make: MakeTrainer, nnunet: dict[str, Path], dataset: Path) -> None:
+def test_the_command_translates_as_the_trainer_does(make: MakeTrainer) -> None:
+    from nnunet_crossmod.inference.trained_model import open_model
     from nnunet_crossmod.inference.translation import load_translation
 
     trainer = started(make())
     trainer.train_step(next(trainer.dataloader_train))
     trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
-    where = (dataset.name, "2d", "CISFATrainer", "nnUNetPlans_tiny", "0", "checkpoint_final.pth")
-    translation = load_translation(*where, torch.device("cpu"))
+    translation = load_translation(open_model(Path(trainer.output_folder).parent), torch.device("cpu"))
     patch = trainer.configuration_manager.patch_size
     images = np.random.default_rng(0).normal(size=(1, 3, *patch)).astype(np.float32)
     found = translation.translate(images, 0, 1)
@@ -411,7 +411,7 @@ def test_the_command_translates_as_the_trainer_does(make: MakeTrainer, nnunet: d
     ("change", "says"),
     [
         ({"-tr": "AICLTrainer"}, "has no generator"),
-        ({"-chk": "checkpoint_best.pth"}, "nnUNetv2_train"),
+        ({"-chk": "checkpoint_best.pth"}, "choose another with -chk"),
         ({"-m": "lge"}, "no source modality"),
         ({"-i": "nowhere"}, "does not exist"),
     ],
@@ -421,6 +421,9 @@ def test_a_wrong_call_ends_in_one_line(
 ) -> None:
     trainer = started(make())
     trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    if "-tr" in change:
+        folder = Path(trainer.output_folder).parent
+        folder.rename(folder.with_name(folder.name.replace("CISFATrainer", change["-tr"])))
     options = {"-d": "901", "-c": "2d", "-tr": "CISFATrainer", "-p": "nnUNetPlans_tiny", "-device": "cpu"}
     options |= {"-i": str(tmp_path), "-o": str(tmp_path / "out"), **change}
     assert main(["translate", *[word for pair in options.items() for word in pair]]) == 1

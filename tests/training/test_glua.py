@@ -525,13 +525,13 @@ def test_scans_are_translated_by_the_command_with_their_own_geometry(
     assert values.std() > 0
 
 
-def test_the_command_translates_from_source_to_target_as_the_trainer_does(make: MakeTrainer, dataset: Path) -> None:
+def test_the_command_translates_from_source_to_target_as_the_trainer_does(make: MakeTrainer) -> None:
+    from nnunet_crossmod.inference.trained_model import open_model
     from nnunet_crossmod.inference.translation import load_translation
 
     trainer = started(make())
     trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
-    where = (dataset.name, "2d", "GLUATrainer", "nnUNetPlans_tiny", "0", "checkpoint_final.pth")
-    translation = load_translation(*where, torch.device("cpu"))
+    translation = load_translation(open_model(Path(trainer.output_folder).parent), torch.device("cpu"))
     images = np.random.default_rng(0).normal(size=(1, 3, *trainer.configuration_manager.patch_size)).astype(np.float32)
     slices = torch.from_numpy(images).movedim(1, 0)
     cine, lge = torch.zeros(3, dtype=torch.long), torch.ones(3, dtype=torch.long)

@@ -10,9 +10,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.block import CrossmodBlock
-from nnunet_crossmod.data.image_files import check_same_grid, is_all_zero
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import CrossmodBlock
+from nnunet_crossmod.raw.image_files import check_same_grid, is_all_zero
 
 __all__ = ["CHANNEL_NAME", "add_modality_channel", "channel_file", "fill_box", "modality_channel"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nnunet_crossmod.data.block import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.block import CrossmodBlock
 
 
 def dataset_json() -> dict[str, Any]:

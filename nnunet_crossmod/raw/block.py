@@ -28,7 +28,7 @@ from typing import Any
 
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError
 
-__all__ = ["Case", "CrossmodBlock"]
+__all__ = ["Case", "CrossmodBlock", "entry_of"]
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,22 @@ class CrossmodBlock:
             )
 
 
+def entry_of(dataset_json: Mapping[str, Any], key: str, where: str) -> Any:
+    """An entry that every ``dataset.json`` must have.
+
+    Args:
+        dataset_json: the content.
+        key: of the entry.
+        where: how the message names that file.
+
+    Raises:
+        CrossmodError: it has none.
+    """
+    if key not in dataset_json:
+        raise CrossmodError(f'{where} has no "{key}": convert the data set again')
+    return dataset_json[key]
+
+
 def _and_more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
@@ -203,14 +219,19 @@ def _names(block: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
 
 
 def _foreground_labels(dataset_json: Mapping[str, Any], where: str) -> dict[str, int]:
-    labels = dataset_json.get("labels", {})
+    labels = dataset_json.get("labels")
+    if not isinstance(labels, Mapping):
+        raise CrossmodError(f'{where}: needs "labels", an object of name: value')
     regions = [name for name, value in labels.items() if isinstance(value, list | tuple) and len(value) > 1]
     if regions:
         raise UnsupportedError(
             f"{where}: label {regions[0]!r} is a region; cross-modal trainers need plain labels: give every label one "
             "integer, or train with a stock nnU-Net trainer"
         )
-    plain = {name: int(value[0] if isinstance(value, list | tuple) else value) for name, value in labels.items()}
+    plain = {name: value[0] if isinstance(value, list | tuple) and value else value for name, value in labels.items()}
+    for name, value in plain.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise CrossmodError(f"{where}: label {name!r} has the value {value!r}; it must be a whole number")
     return {name: value for name, value in plain.items() if value != 0 and name != "ignore"}
 
 

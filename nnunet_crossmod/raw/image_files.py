@@ -12,9 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_crossmod.data.nifti import NiftiFile, is_nifti
-from nnunet_crossmod.data.scan_listing import ending_of
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.nifti import NiftiFile, is_nifti
+from nnunet_crossmod.raw.scan_listing import ending_of
 
 __all__ = [
     "Reading",

@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from small_scans import BOX, SHAPE, filled, image_of
 
 from nnunet_crossmod.data import CrossmodBlock, add_modality_channel
-from nnunet_crossmod.data.modality_channel import modality_channel
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.raw.modality_channel import modality_channel
 
 
 def test_the_box_of_the_nonzero_voxels_is_filled() -> None:
