@@ -72,8 +72,8 @@ def dataset_of(description: Mapping[str, Any], base: Path) -> DataSet:
     def find(_: Sequence[Path], findings: Findings) -> Iterator[Scan]:
         modality_of: dict[Path, str] = {}
         for modality in images:
-            findings.inputs += [Path(place) for place in images[modality] if Path(place).is_dir()]
             places = images[modality], label_files.get(modality, [])
+            findings.inputs += [Path(place) for place in (*places[0], *places[1]) if Path(place).is_dir()]
             files = list(find_scan_files(*places, findings, frame.get(modality)))
             by_name = subjects_by_name([item.name for item in files], modality)
             cases = _case_names([item.name for item in files], modality)
