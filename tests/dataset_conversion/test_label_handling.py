@@ -142,7 +142,7 @@ def test_orientations_are_recorded_and_told(scans: Path, capsys: pytest.CaptureF
         type(block).from_dataset_json({**read(scans / "raw" / "Dataset062_Folders")[0], "crossmod": block.to_json()})
         == block
     )
-    assert "the axes of scans run differently (MR LPS; CT LPS, RAS)" in capsys.readouterr().out
+    assert "the axes of scans run differently (CT LPS, RAS; MR LPS)" in capsys.readouterr().out
     assert main(["inspect", "-d", "62"]) == 0
     assert "run differently" in capsys.readouterr().out
     assert convert("--overwrite", "--reorient") == 0
