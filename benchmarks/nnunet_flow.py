@@ -209,7 +209,7 @@ def choosing_commands(flow: Flow, preprocessed: Path, results: Path) -> None:
         shutil.copy(model(results, trainer) / "dataset.json", validation)
         words.append(["nnUNetv2_determine_postprocessing", "-i", validation, "-ref", labels[0], "-np", "1"])
     flow.line("determine_postprocessing", *words)
-    folds = ["-c", "2d", "-p", PLANS, "-f", "0", "-np", "1"]
+    folds = ["-c", "2d", "-p", PLANS, "-f", "0"]
     accumulate = ["nnUNetv2_accumulate_crossval_results", str(DATASET), *folds]
     flow.line("accumulate_crossval_results", [*accumulate, "-tr", OURS], [*accumulate, "-tr", STOCK])
     choose = ["crossmod", "choose", "-d", str(DATASET), *both, "-tr", OURS, "-f", "0"]
@@ -288,7 +288,7 @@ def refusals(flow: Flow, raw: Path, preprocessed: Path, results: Path) -> None:
     flow.line(
         "train a configuration that is not planned", train(OURS, "3d_cascade_fullres"), refused="3d_cascade_fullres"
     )
-    phantom.convert(OTHER, subjects=4, test_subjects=0, size=40, slices=5, seed=5)
+    phantom.convert(OTHER, subjects=4, test_subjects=0, size=48, slices=5, seed=5)
     other = str(OTHER)
     flow.run("nnUNetv2_plan_and_preprocess", "-d", other, "-c", "2d")
     flow.run(
