@@ -291,13 +291,12 @@ def refusals(flow: Flow, raw: Path, preprocessed: Path, results: Path) -> None:
     phantom.convert(OTHER, subjects=4, test_subjects=0, size=48, slices=5, seed=5)
     other = str(OTHER)
     flow.run("nnUNetv2_plan_and_preprocess", "-d", other, "-c", "2d")
-    flow.run(
-        "nnUNetv2_move_plans_between_datasets", "-s", other, "-t", str(DATASET), "-sp", "nnUNetPlans", "-tp", PLANS
-    )
-    moved = json.loads((preprocessed / f"{PLANS}.json").read_text())
-    moved["configurations"]["2d"]["spacing"] = [1.1 * length for length in moved["configurations"]["2d"]["spacing"]]
-    (preprocessed / f"{PLANS}.json").write_text(json.dumps(moved))
-    flow.line("train with plans moved from another data set", train(OURS), refused="was not preprocessed with")
+    planned = preprocessed / "nnUNetPlans.json"
+    before = planned.read_bytes()
+    flow.run("nnUNetv2_move_plans_between_datasets", "-s", other, "-t", str(DATASET), "-sp", "nnUNetPlans")
+    words = ["nnUNetv2_train", str(DATASET), "2d", "0", "-tr", OURS, "-device", "cpu"]
+    flow.line("train with plans moved from another data set", words, refused="was not preprocessed with")
+    planned.write_bytes(before)
     content = json.loads((raw / "dataset.json").read_text())
     content["crossmod"]["modalities"].reverse()
     (raw / "dataset.json").write_text(json.dumps(content))
@@ -308,8 +307,6 @@ def refusals(flow: Flow, raw: Path, preprocessed: Path, results: Path) -> None:
     write_again = json.loads((preprocessed / "dataset.json").read_text())
     next(iter(write_again["crossmod"]["cases"].values()))["annotated"] = []
     (preprocessed / "dataset.json").write_text(json.dumps(write_again))
-    (preprocessed / f"{PLANS}.json").unlink()
-    write_tiny_plans(preprocessed)
     flow.line("train --c with other annotations", train(OURS, "2d", "--c"), refused="was trained on another")
 
 
