@@ -191,7 +191,7 @@ def _labels_of(image: sitk.Image, file: Path) -> np.ndarray:
 
 
 def _read(file: Path) -> sitk.Image:
-    if file.name.endswith((".nii", ".nii.gz")):
+    if file.name.lower().endswith((".nii", ".nii.gz")):
         return read_image(file)
     try:
         return sitk.ReadImage(str(file))
