@@ -123,7 +123,9 @@ def run(args: argparse.Namespace) -> None:
     """Carry out ``crossmod convert folders``."""
     base, description = (Path(), _from_flags(args)) if args.json is None else (args.json.parent, _from_json(args.json))
     dataset = dataset_of(description, base)
-    roles = (base, args.dataset_id, args.source, args.target)
+    # those that the description names are named, not defaults
+    source, target = args.source or description.get("source"), args.target or description.get("target")
+    roles = (base, args.dataset_id, source, target)
     choices: dict[str, Any] = {
         "test": args.test or args.split,
         "shots": read_shots(args.shots, args.target or dataset.target),

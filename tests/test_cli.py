@@ -101,7 +101,7 @@ def test_the_shell_completes_commands_and_flags() -> None:
     pytest.importorskip("argcomplete")
     assert completed("crossmod pre") == ["predict"]
     assert completed("crossmod convert mmw") == ["mmwhs"]
-    assert completed("crossmod convert folders --label") == ["--label-files", "--labels"]
+    assert completed("crossmod convert folders --label-f") == ["--label-files"]
 
 
 @pytest.mark.parametrize("word", ["predcit", "evalute"])

@@ -129,6 +129,9 @@ BASES = {
     "translate": "-i scans -o out -d 501 -c 2d -f 0 -tr AICLTrainer",
     "evaluate": "-d 501 -p predicted -g references -o metrics",
     "compare": "-d 501 -c 2d -tr SourceOnlyTrainer AICLTrainer -o work",
+    "adapt-weights": "-i weights.pth -o start.pth -d 501 -c 2d -tr AICLTrainer",
+    "choose": "-d 501 -c 2d -tr AICLTrainer",
+    "self-train": "-d 501 -c 2d -tr SourceOnlyTrainer --work work",
     "report": "-d 501 -o report.html --no-embeddings",
     "demo": "-o demo",
     "convert phantom": "-d 502",
@@ -150,6 +153,9 @@ REQUIRED = {
     "evaluate": ["-d", "-p", "-g"],
     "compare": ["-d", "-c", "-tr"],
     "report": ["-d"],
+    "self-train": ["-d", "-c", "-tr"],
+    "adapt-weights": ["-i", "-o", "-d", "-c", "-tr"],
+    "choose": ["-d", "-c", "-tr"],
     "convert phantom": ["-d"],
     "convert folders": ["-d", "--images"],
     "convert mmwhs": ["-d", "-i"],
@@ -211,6 +217,25 @@ CHANGES = {  # of the words above; a value of its own for every case
         *["-tr SourceOnlyTrainer SourceOnlyTrainer", "-p otherPlans", "--seeds -1", "--seeds 0 0", "--seeds x"],
         *["--set gin", "--set =", "--preset gpu", "-o scan.txt", "-o scan.txt/below", "-device gpu", "--tolerance 0"],
         *["--floor X", "--ceiling X", "--against X", "--tolerance -1", "--tolerance nan"],
+    ],
+    "adapt-weights": [
+        *["-i nowhere.pth", "-o scan.txt", "-o mr", "-o scan.txt/start.pth", "-d 999", "-c 3d", "-tr AICL"],
+        *["-p otherPlans"],
+    ],
+    "choose": ["-d 999", "-c 3d", "-tr AICL", "-p otherPlans", "-f x", "--model-folder nowhere"],
+    "self-train": [
+        *[
+            "-f x",
+            "-f 0 0",
+            "--rounds 0",
+            "--until 0",
+            "--until 2",
+            "--out-id 0",
+            "--seeds -1",
+            "--jobs 0",
+            "--set gin",
+        ],
+        *["--work scan.txt", "-i scans", "-o out", "-i scans -o scans", "-i scans -o scan.txt", "-device gpu"],
     ],
     "report": ["-d 999", "-d x", "-i nowhere", "-i scan.txt", "-o mr", "-o scan.txt/page.html", "-device gpu"],
     "demo": ["--seed -1", "--seed x", "-c 3d", "-o mr", "-o scan.txt", "-device gpu"],
@@ -332,6 +357,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     for name in ("raw", "preprocessed", "results", "empty", "text"):
         (root / name).mkdir()
     (root / "scan.txt").write_text("no scan")
+    (root / "weights.pth").write_text("no weights")
     (root / "there.zip").write_text("a zip")
     (root / "table.csv").write_text("scan,kind\nx,CT\n")
     for number in range(2):

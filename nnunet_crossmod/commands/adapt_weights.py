@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.paths import check_output_file, check_trainer, read_plans
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,11 @@ def run(args: argparse.Namespace) -> None:
     """Carry out ``crossmod adapt-weights``."""
     if args.output.exists() and not args.overwrite:
         raise CrossmodError(f"{args.output} exists: name another file with -o, or add --overwrite")
+    if not args.checkpoint.is_file():
+        raise CrossmodError(f"-i {args.checkpoint} does not exist: name a checkpoint of nnU-Net")
+    check_output_file(args.output)
+    read_plans(args.dataset, args.plans, args.configuration)
+    check_trainer(args.trainer)
 
     from nnunet_crossmod.pretrained import adapt_file
 
@@ -46,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         if names:
             print(f"  {what}: {_parts(names)}")
     print(
-        f"Next: nnUNetv2_train {args.dataset} {args.configuration} 0 -tr {args.trainer} -p {args.plans} "
+        f"Next: crossmod train {args.dataset} {args.configuration} 0 -tr {args.trainer} -p {args.plans} "
         f"-pretrained_weights {args.output}"
     )
 

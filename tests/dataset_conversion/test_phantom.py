@@ -16,6 +16,7 @@ from nnunet_crossmod.dataset_conversion import command_line, phantom
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.raw.block import CrossmodBlock
 
+pytestmark = pytest.mark.slow  # every test makes its own hearts
 SMALL: dict[str, Any] = {"subjects": 3, "test_subjects": 1, "size": 56, "slices": 4}
 
 

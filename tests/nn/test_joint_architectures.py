@@ -160,6 +160,7 @@ def test_an_encoder_alone_says_what_is_missing(make: Any) -> None:
         make("PlainConvUNet", 2).encoder(images(2, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [separate, modulated])
 def test_they_compile_without_a_graph_break_where_rows_are_known(make: Any) -> None:
     network = make("ResidualEncoderUNet", 2)

@@ -124,6 +124,7 @@ def test_channels_of_a_previous_stage_are_told_from_a_missing_one() -> None:
         build()(torch.cat([images(2)] * 5, 1))
 
 
+@pytest.mark.slow
 def test_training_forward_compiles_without_a_graph_break() -> None:
     network = build(deep_supervision=True)
     compiled = torch.compile(network, backend="eager", fullgraph=True)
