@@ -92,6 +92,7 @@ class EAMTrainer(CrossModalTrainer):
     def build_heads(self) -> nn.ModuleDict:
         widths = self.bare_network.encoder.output_channels[-2::-1][: self.attention_scales]
         modalities, classes = len(self.block.modalities), self.label_manager.num_segmentation_heads
+        guides = self.block.source if self.source_guides() else self.block.modalities
 
         def scales() -> nn.ModuleList:
             return nn.ModuleList(
@@ -99,7 +100,7 @@ class EAMTrainer(CrossModalTrainer):
                 for width, following in zip(widths, [*widths[1:], None], strict=True)
             )
 
-        heads = nn.ModuleDict({"attention": nn.ModuleList(scales() for _ in range(modalities))})
+        heads = nn.ModuleDict({"attention": nn.ModuleList(scales() for _ in guides)})
         if self.architecture != "v3":
             heads["class_embeddings"] = ClassEmbeddings(modalities, classes, widths[0])
         return heads
@@ -122,10 +123,8 @@ class EAMTrainer(CrossModalTrainer):
 
     def attention(self, modality: str) -> nn.ModuleList:
         """The attention modules that look at a modality's features, the lowest scale first."""
-        shared = self.source_guides() and modality in self.block.target
-        scales: nn.ModuleList = self.heads["attention"][
-            self.block.modalities.index(self.block.source[0] if shared else modality)
-        ]
+        guides = self.block.source if self.source_guides() else self.block.modalities
+        scales: nn.ModuleList = self.heads["attention"][guides.index(modality) if modality in guides else 0]
         return scales
 
     def class_embeddings(self) -> Tensor:

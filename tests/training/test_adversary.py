@@ -208,7 +208,7 @@ def test_later_players_see_what_was_regenerated_and_epochs_are_reviewed(
 ) -> None:
     trainer = started(make_trainer(RegeneratingTrainer))
     trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
-    assert "reviewed ['critic/bce', 'segmenter/fool', 'segmenter/sup']" in capsys.readouterr().out
+    assert "reviewed ['critic/bce', 'segmenter/certainty', 'segmenter/fool', 'segmenter/sup'" in capsys.readouterr().out
     network = trainer.network.forward
     given = []
     trainer.network.forward = lambda x: given.append(x) or network(x)

@@ -21,6 +21,7 @@ from nnunet_crossmod.losses import image_consistency, modality_consistency
 from nnunet_crossmod.nn import semantic_correlations
 
 MakeTrainer = Callable[..., Any]
+AS_PRINTED = {"guidance": "mutual", "standardised": False, "over_scales": "sum", "warm_up": 0.0}
 TERMS = ["segmenter/seg", "segmenter/aux", "segmenter/mcr", "segmenter/icr"]
 
 
@@ -150,6 +151,7 @@ def test_without_annotation_the_source_guides_the_target(make_trainer: MakeTrain
     """The target is seen through the source's attention, and consistency moves the target's features alone."""
     trainer = started(make_trainer("EAMTrainer"))
     assert trainer.attention("lge") is trainer.heads["attention"][0]
+    assert len(trainer.heads["attention"]) == 1
     batch = make_batch(trainer)
     outputs = trainer.forward(batch)
     levels = [seen.attention for maps in outputs.maps.values() for seen in maps]
@@ -163,7 +165,7 @@ def test_a_teacher_s_labels_reach_the_target_s_maps(make_trainer: MakeTrainer) -
     trainer = started(make_trainer("EAMTrainer", teacher=True, teacher_start=0.0, teacher_ramp=0.0))
     batch = make_batch(trainer)
     outputs = trainer.forward(batch)
-    labels = torch.ones(1, *batch.images.shape[2:], dtype=torch.long)
+    labels = torch.ones(len(batch.target.images), *batch.images.shape[2:], dtype=torch.long)
     without = trainer.auxiliary(batch, outputs)
     unsure = trainer.auxiliary(batch.with_pseudo_labels(labels, torch.zeros_like(labels, dtype=torch.bool)), outputs)
     taught = trainer.auxiliary(batch.with_pseudo_labels(labels, torch.ones_like(labels, dtype=torch.bool)), outputs)
@@ -267,7 +269,7 @@ def test_partial_annotation_is_marginalised_at_every_scale(make_trainer: MakeTra
 
 def test_consistency_is_that_of_the_pairs(make_trainer: MakeTrainer) -> None:
     """The b-th sample of one modality with the b-th of the other, at every scale; surplus samples are left out."""
-    trainer = started(make_trainer("EAMTrainer"))
+    trainer = started(make_trainer("EAMTrainer", **AS_PRINTED))
     batch = make_batch(trainer).select(torch.tensor([0, 1, 2]))
     outputs = trainer.forward(batch)
     terms = trainer.objective(batch, outputs).terms
@@ -292,7 +294,7 @@ def test_three_modalities_are_compared_in_pairs(architecture: str, make_trainer:
         for name in [name for name, case in block["cases"].items() if case["modality"] == "lge"][::2]:
             block["cases"][name]["modality"] = "t2"
 
-    trainer = started(make_trainer("EAMTrainer", architecture=architecture, change_dataset=third))
+    trainer = started(make_trainer("EAMTrainer", architecture=architecture, change_dataset=third, **AS_PRINTED))
     batch = make_batch(trainer)
     assert {case.modality for case in batch.cases} == {"cine", "lge", "t2"}
     outputs = trainer.forward(batch)
