@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from nnunet_crossmod.training.drift import SHARE
 from nnunet_crossmod.training.losses import Losses
 
 __all__ = ["GradientShare"]
@@ -63,7 +64,7 @@ class GradientShare:
             pull = abs(losses.weights[name]) * self.norms[name] / reference.clamp(min=1e-12)
             losses.scales[name] = (self.share / pull.clamp(min=1e-12)).clamp(max=1.0)
             losses.figures[f"gradient_{name}"] = self.norms[name]
-            losses.figures[f"share_{name}"] = pull * losses.scales[name]
+            losses.figures[f"{SHARE}{name}"] = pull * losses.scales[name]
         return losses
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["VOLUME", "drift_warnings", "target_figures"]
+from nnunet_crossmod.training.collapse import adversary_warnings
 
+__all__ = ["SHARE", "VOLUME", "adaptation_warnings", "drift_warnings", "target_figures"]
+
+SHARE = "share_"
 VOLUME = "volume_"
 CERTAINTY = "certainty"
 EPOCHS = 3  # at the end of the warm-up, that are compared with
@@ -62,3 +65,19 @@ def drift_warnings(warm_up: Sequence[Mapping[str, Any]], now: Mapping[str, float
                 "began: look at predictions of target scans, and lower adaptation_share or the terms' weights"
             )
     return warnings
+
+
+def adaptation_warnings(rows: Sequence[Mapping[str, Any]], now: Mapping[str, float]) -> list[str]:
+    """Once terms of adaptation pull: say where the target drifts, and which adversary is no match.
+
+    Args:
+        rows: the epochs before, ``player/term`` → mean.
+        now: the epoch that has just ended.
+    """
+    if not _adapts(now):
+        return []
+    return [*drift_warnings([row for row in rows if not _adapts(row)], now), *adversary_warnings(now)]
+
+
+def _adapts(row: Mapping[str, Any]) -> bool:
+    return any(f"/{SHARE}" in term for term in row)

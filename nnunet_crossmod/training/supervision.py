@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from monai.losses import DiceFocalLoss, DiceLoss
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, get_tp_fp_fn_tn
 from torch import Tensor
+from torch.nn import functional
 
 from nnunet_crossmod.data.batch import CrossModalBatch
 from nnunet_crossmod.losses import marginalise
@@ -19,6 +20,7 @@ from nnunet_crossmod.losses.precision import full_precision
 __all__ = [
     "Criterion",
     "SegmentationLoss",
+    "annotated_counts",
     "build_criterion",
     "deep_supervision_weights",
     "dice_ce",
@@ -139,3 +141,27 @@ def supervised_loss(criterion: Criterion, logits: Sequence[Tensor], batch: Cross
             loss = _level_loss(criterion, logits[level][chosen], batch.labels[level][chosen], classes)
             total = total + weight * count / sum(samples) * loss
     return total
+
+
+def annotated_counts(logits: Tensor, batch: CrossModalBatch, ignored: int) -> Tensor:
+    """True positive, false positive and false negative voxels, every case counted on the classes that it annotates.
+
+    Args:
+        logits: (n, k, *s).
+        batch: of the same n samples.
+        ignored: label of voxels that do not count.
+
+    Returns:
+        (3, k − 1), the background left out.
+    """
+    counts = torch.zeros(3, logits.shape[1], device=logits.device)
+    for classes, chosen in batch.annotations:
+        merged, labels = marginalise(logits[chosen], batch.labels[0][chosen], classes)
+        tp, fp, fn, _ = get_tp_fp_fn_tn(
+            functional.one_hot(merged.argmax(1), merged.shape[1]).movedim(-1, 1),
+            labels[:, None].clamp(min=0, max=merged.shape[1] - 1),
+            axes=[0, *range(2, merged.ndim)],
+            mask=(labels[:, None] >= 0) & (labels[:, None] != ignored),
+        )
+        counts[:, [0, *classes]] += torch.stack((tp, fp, fn)).float()
+    return counts[:, 1:]

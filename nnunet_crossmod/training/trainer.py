@@ -12,11 +12,9 @@ import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn import functional
 
 from nnunet_crossmod.data import (
     BalancedDataLoader,
@@ -30,15 +28,14 @@ from nnunet_crossmod.data import (
     with_class_mix,
 )
 from nnunet_crossmod.errors import CrossmodError, report_errors_in_one_line
-from nnunet_crossmod.losses import marginalise, trusted_dice_ce
+from nnunet_crossmod.losses import trusted_dice_ce
 from nnunet_crossmod.nn import build_unet
 from nnunet_crossmod.precision import autocast, processor_has_bf16
 from nnunet_crossmod.training import hyperparameters
 from nnunet_crossmod.training.adaptation import GradientShare
 from nnunet_crossmod.training.borders import training_scans_fill_their_box
 from nnunet_crossmod.training.checkpoints import read_addition, write_checkpoint
-from nnunet_crossmod.training.collapse import adversary_warnings
-from nnunet_crossmod.training.drift import drift_warnings, target_figures
+from nnunet_crossmod.training.drift import adaptation_warnings, target_figures
 from nnunet_crossmod.training.input_check import (
     check_fold_of,
     check_input,
@@ -55,8 +52,9 @@ from nnunet_crossmod.training.record import LossRecord
 from nnunet_crossmod.training.resuming import check_resumed, keep_record, resuming
 from nnunet_crossmod.training.schedule import LatePolyLR
 from nnunet_crossmod.training.selection import CHECKPOINT, LabelFreeSelection
+from nnunet_crossmod.training.shared_norms import affine_of
 from nnunet_crossmod.training.strong_base import resolve_augmentation
-from nnunet_crossmod.training.supervision import build_criterion
+from nnunet_crossmod.training.supervision import annotated_counts, build_criterion
 from nnunet_crossmod.training.teacher import Teacher
 from nnunet_crossmod.training.terms import check_finite, mean_terms
 from nnunet_crossmod.training.validation import validate
@@ -104,7 +102,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             **options,
             MODALITIES: list(self.block.modalities),
             TARGET_MODALITIES: list(self.block.target),
-            AFFINE_OF: self._affine_of(),
+            AFFINE_OF: affine_of(self.block, self._seen_of_all(), shared=self.shared_norms and not self.teacher),
         }
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._set(options)
@@ -140,19 +138,6 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         self.check_option("adam_betas", len(self.adam_betas) == 2, "two numbers")
         self.check_plan(planned)
         check_input(plans, configuration, planned, dataset_json)
-
-    def _affine_of(self) -> list[int]:
-        """The modality whose conditional norms every modality takes.
-
-        A modality that no label holds would move its affine wherever a loss of adaptation is cheapest, and an optimiser
-        that normalises gradients would do so at any weight of that loss.
-        """
-        modalities = self.block.modalities
-        held = {case.modality for case in self._seen_of_all().values() if case.annotated}
-        if self.teacher or not self.shared_norms:
-            held |= set(modalities)
-        first = next((modalities.index(m) for m in self.block.source if m in held), 0)
-        return [index if modality in held else first for index, modality in enumerate(modalities)]
 
     def _seen_of_all(self) -> dict[str, Case]:
         return {name: seen for name, case in self.block.cases.items() if (seen := self.see(case)) is not None}
@@ -394,18 +379,9 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         with self._predicting(), self._autocast():
             output = self.network(self.validation_images(batch))
         logits = output if isinstance(output, list) else [output]
-        counts = torch.zeros(3, logits[0].shape[1], device=self.device)
-        for classes, chosen in batch.annotations:
-            merged, labels = marginalise(logits[0][chosen], batch.labels[0][chosen], classes)
-            tp, fp, fn, _ = get_tp_fp_fn_tn(
-                functional.one_hot(merged.argmax(1), merged.shape[1]).movedim(-1, 1),
-                labels[:, None].clamp(min=0, max=merged.shape[1] - 1),
-                axes=[0, *range(2, merged.ndim)],
-                mask=(labels[:, None] >= 0) & (labels[:, None] != self._ignored()),
-            )
-            counts[:, [0, *classes]] += torch.stack((tp, fp, fn)).float()
+        counts = annotated_counts(logits[0], batch, self._ignored())
         loss = self.supervised_loss(logits, batch)
-        tp, fp, fn = counts[:, 1:].cpu().numpy()
+        tp, fp, fn = counts.cpu().numpy()
         return {"loss": loss.detach().cpu().numpy(), "tp_hard": tp, "fp_hard": fp, "fn_hard": fn}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
@@ -469,7 +445,8 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         super().on_train_epoch_end([{"loss": np.array(loss)} for loss in losses])
         self.print_to_log_file("terms", ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
         self.review(means)
-        self._warn_of_adaptation(means)
+        for warning in adaptation_warnings([] if self.record is None else self.record.rows, means):
+            self.print_to_log_file(f"WARNING: {warning}")
         for logger in self.logger.loggers:
             for name, mean in means.items():
                 logger.log(name, mean, self.current_epoch)
@@ -481,17 +458,6 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             if self.last_batch is not None and (last or (self.current_epoch + 1) % self.picture_every == 0):
                 with torch.no_grad(), self._autocast():
                     self.draw(self.last_batch, Path(self.output_folder))
-
-    def _warn_of_adaptation(self, means: dict[str, float]) -> None:
-        """Once terms of adaptation pull: say where the target drifts, and which adversary is no match."""
-
-        def joined(row: dict[str, Any]) -> bool:
-            return any("/share_" in name for name in row)
-
-        if self.record is not None and joined(means):
-            warm_up = [row for row in self.record.rows if not joined(row)]
-            for warning in [*drift_warnings(warm_up, means), *adversary_warnings(means)]:
-                self.print_to_log_file(f"WARNING: {warning}")
 
     def on_epoch_end(self) -> None:
         """Keep the checkpoint that the label-free criterion prefers, where it is asked for."""

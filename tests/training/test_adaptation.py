@@ -10,10 +10,12 @@ import torch
 from support import started
 from torch import Tensor, nn
 
+from nnunet_crossmod.raw.block import Case, CrossmodBlock
 from nnunet_crossmod.training import Losses
 from nnunet_crossmod.training.adaptation import EVERY, GradientShare
 from nnunet_crossmod.training.collapse import adversary_warnings
 from nnunet_crossmod.training.drift import drift_warnings, target_figures
+from nnunet_crossmod.training.shared_norms import affine_of
 
 MakeTrainer = Callable[..., Any]
 
@@ -90,6 +92,26 @@ def test_an_adversary_that_is_no_match_is_named() -> None:
     strong, weak = adversary_warnings(means)
     assert strong.startswith("the discriminator judges 97% correctly (accuracy_main)")
     assert weak.startswith("the d1 judges 51% correctly")
+
+
+def test_a_modality_without_any_label_takes_the_source_s_norms() -> None:
+    labels = {"a": frozenset({1}), "b": frozenset(), "c": frozenset({1})}
+    cases = {
+        name: Case(name, modality, labels[name], name) for name, modality in zip("abc", ("MR", "CT", "T2"), strict=True)
+    }
+    block = CrossmodBlock(("CT", "MR", "T2"), ("MR",), ("CT", "T2"), cases, {"x": 1})
+    assert affine_of(block, cases, shared=True) == [1, 1, 2]
+    assert affine_of(block, cases, shared=False) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"), [({}, [0, 0]), ({"teacher": True}, [0, 1]), ({"shared_norms": False}, [0, 1])]
+)
+def test_a_teacher_holds_the_target_s_norms(
+    settings: dict[str, Any], expected: list[int], make_trainer: MakeTrainer
+) -> None:
+    trainer = make_trainer("AICLTrainer", **settings)
+    assert trainer.plans_manager.plans["crossmod"]["affine_of"] == expected
 
 
 @pytest.mark.parametrize("share", [0.1, None])
