@@ -318,18 +318,25 @@ class DataSet:
             return
         labels = read_labels(getattr(args, "labels", []), "--labels")
         dataset = self.with_labels(labels) if labels else self
-        roles = (args.input, args.dataset_id, args.source, args.target)
-        choices: dict[str, Any] = {
-            "overwrite": args.overwrite,
-            "test": args.test or args.split,
-            "shots": read_shots(args.shots, args.target),
-            "structures": None if labels else getattr(args, "structures", None),
-            "handling": read_handling(args),
-        }
+        structures = None if labels else getattr(args, "structures", None)
+        shots = read_shots(args.shots, args.target)
+        dataset.carry_out(args, args.input, args.source, args.target, shots=shots, structures=structures)
+
+    def carry_out(
+        self,
+        args: argparse.Namespace,
+        input_folder: Folders,
+        source: Sequence[str] | None,
+        target: Sequence[str] | None,
+        **choices: Any,
+    ) -> None:
+        """Convert, or with ``--dry-run`` try to, as the flags of all conversions say."""
+        roles = (input_folder, args.dataset_id, source, target)
+        choices |= {"overwrite": args.overwrite, "test": args.test or args.split, "handling": read_handling(args)}
         if args.dry_run:
-            dataset.try_out(*roles, **choices)
+            self.try_out(*roles, **choices)
         else:
-            dataset.convert(*roles, skip_broken=args.skip_broken, **choices)
+            self.convert(*roles, skip_broken=args.skip_broken, **choices)
             print_next_step(args.dataset_id)
 
     def _reuse(self, args: argparse.Namespace) -> None:

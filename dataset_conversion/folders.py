@@ -33,9 +33,7 @@ from .command_line import (
     add_common_arguments,
     add_file_arguments,
     main,
-    print_next_step,
     read_assignments,
-    read_handling,
     read_labels,
     read_shots,
 )
@@ -125,18 +123,7 @@ def run(args: argparse.Namespace) -> None:
     dataset = dataset_of(description, base)
     # those that the description names are named, not defaults
     source, target = args.source or description.get("source"), args.target or description.get("target")
-    roles = (base, args.dataset_id, source, target)
-    choices: dict[str, Any] = {
-        "test": args.test or args.split,
-        "shots": read_shots(args.shots, args.target or dataset.target),
-        "overwrite": args.overwrite,
-        "handling": read_handling(args),
-    }
-    if args.dry_run:
-        dataset.try_out(*roles, **choices)
-    else:
-        dataset.convert(*roles, skip_broken=args.skip_broken, **choices)
-        print_next_step(args.dataset_id)
+    dataset.carry_out(args, base, source, target, shots=read_shots(args.shots, args.target or dataset.target))
 
 
 def _from_json(file: Path) -> dict[str, Any]:

@@ -83,6 +83,16 @@ class PrototypeBank(nn.Module):
         self.centers.copy_(torch.where(present, means, self.centers))
         self.initialised.fill_(True)
 
+    def about_middle(self, *features: Tensor) -> tuple[Tensor, ...]:
+        """Features (n, d, *s), and then the centers (k, d), as seen from the mean of the centers that have been seen.
+
+        A class never seen stays zero.
+        """
+        present = self.centers.any(1, keepdim=True)
+        middle = self.centers.sum(0) / present.sum().clamp(min=1)
+        shifted = [maps - middle.view(1, -1, *[1] * (maps.ndim - 2)) for maps in features]
+        return (*shifted, (self.centers - middle) * present)
+
 
 def _means(sums: Tensor, counts: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     means = (sums / counts[:, None].clamp(min=1)).to(like)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_crossmod.data import CrossModalBatch
-from nnunet_crossmod.data.batch import rows
 from nnunet_crossmod.losses import image_consistency_of_all, modality_consistency_of_all, trusted_dice_ce
 from nnunet_crossmod.nn import (
     ClassEmbeddings,
@@ -92,7 +91,6 @@ class EAMTrainer(CrossModalTrainer):
     def build_heads(self) -> nn.ModuleDict:
         widths = self.bare_network.encoder.output_channels[-2::-1][: self.attention_scales]
         modalities, classes = len(self.block.modalities), self.label_manager.num_segmentation_heads
-        guides = self.block.source if self.source_guides() else self.block.modalities
 
         def scales() -> nn.ModuleList:
             return nn.ModuleList(
@@ -100,7 +98,7 @@ class EAMTrainer(CrossModalTrainer):
                 for width, following in zip(widths, [*widths[1:], None], strict=True)
             )
 
-        heads = nn.ModuleDict({"attention": nn.ModuleList(scales() for _ in guides)})
+        heads = nn.ModuleDict({"attention": nn.ModuleList(scales() for _ in self.attentive())})
         if self.architecture != "v3":
             heads["class_embeddings"] = ClassEmbeddings(modalities, classes, widths[0])
         return heads
@@ -121,10 +119,14 @@ class EAMTrainer(CrossModalTrainer):
         """Whether the target shares the source's attention and leaves the source as it is."""
         return self.guidance == "source" or (self.guidance == "auto" and not self.block.target_annotated)
 
+    def attentive(self) -> tuple[str, ...]:
+        """The modalities that have attention modules of their own; the others look through those of the first."""
+        return self.block.source if self.source_guides() else self.block.modalities
+
     def attention(self, modality: str) -> nn.ModuleList:
         """The attention modules that look at a modality's features, the lowest scale first."""
-        guides = self.block.source if self.source_guides() else self.block.modalities
-        scales: nn.ModuleList = self.heads["attention"][guides.index(modality) if modality in guides else 0]
+        own = self.attentive()
+        scales: nn.ModuleList = self.heads["attention"][own.index(modality) if modality in own else 0]
         return scales
 
     def class_embeddings(self) -> Tensor:
@@ -186,10 +188,9 @@ class EAMTrainer(CrossModalTrainer):
 
     def taught(self, batch: CrossModalBatch, outputs: Outputs, labels: Tensor, trusted: Tensor) -> list[Tensor]:
         """The target's semantic-aware maps segment as its teacher does, where it is sure, at every scale."""
-        of_target = [case for case in batch.cases if case.modality in self.block.target]
-        terms = []
+        target, terms = batch.target, []
         for modality in self.block.target:
-            own = rows(tuple(i for i, case in enumerate(of_target) if case.modality == modality), labels.device)
+            own = target.rows_of(modality)
             for attention, seen in zip(self.attention(modality), outputs.maps.get(modality, []), strict=False):
                 logits = attention.predict(seen.attention)
                 sized = (labels_at(maps[own], logits.shape[2:]) for maps in (labels, trusted))

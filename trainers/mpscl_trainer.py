@@ -23,7 +23,7 @@ from nnunet_crossmod.losses import (
 )
 from nnunet_crossmod.nn import DiscriminatorDesign
 from nnunet_crossmod.prototypes import PrototypeBank, class_sums
-from nnunet_crossmod.pseudo_labels import confident, labels_at, valid_shares
+from nnunet_crossmod.pseudo_labels import confident, labels_at, self_paced, valid_shares
 from nnunet_crossmod.training import CrossModalTrainer, Losses, Player
 from nnunet_crossmod.training.hyperparameters import Angle, Bounds, Count, Index, Momentum, Positive, Share, Weight
 
@@ -231,14 +231,8 @@ class MPSCLTrainer(AdvEntTrainer):
         return losses.add("target_angle", cosines.amax(1).clamp(-1, 1).acos().rad2deg().mean(), 0.0)
 
     def about_centre(self, *features: Tensor) -> tuple[Tensor, ...]:
-        """Features (n, d, *s), and then the prototypes (k, d), as seen from the mean of the prototypes."""
-        centers = self.bank.centers
-        present = centers.any(1, keepdim=True)
-        if not self.centred:
-            return (*features, centers)
-        middle = centers.sum(0) / present.sum().clamp(min=1)
-        shifted = [maps - middle.view(1, -1, *[1] * (maps.ndim - 2)) for maps in features]
-        return (*shifted, (centers - middle) * present)
+        """Features (n, d, *s), and then the prototypes (k, d), as they are compared."""
+        return self.bank.about_middle(*features) if self.centred else (*features, self.bank.centers)
 
     def labelled(self, batch: CrossModalBatch, cosines: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
         """Labels (n, *f) of the target's features by their cosines (n, k, *f), and where they are valid (Eq. 6-7)."""
@@ -262,5 +256,5 @@ class MPSCLTrainer(AdvEntTrainer):
         target = batch.target
         features = self.bare_network(target.images, target.modality, features=True).decoder[self.stage]
         features, centers = self.about_centre(features)
-        labels, valid = confident(prototype_cosines(features, centers), centers, self.confidence_threshold)
+        labels, valid = self_paced(features, centers, self.confidence_threshold)
         pseudo_label_grid(target.images[:, 0], labels, valid, self.block.labels, folder / "pseudo_labels.png")

@@ -77,30 +77,21 @@ class GradientShare:
 
     def _measure(self, losses: Losses, terms: list[str], scaled: Callable[[Tensor], Tensor]) -> None:
         rest = [losses.weights[n] * losses.terms[n] for n in losses.weights if losses.weights[n] and n not in terms]
-        gradients = self._gradients(scaled(torch.stack(rest).sum()), self.parameters)
-        shared = [
-            parameter for parameter, gradient in zip(self.parameters, gradients, strict=True) if gradient is not None
-        ]
-        device = self.parameters[0].device
-        norms = {SEGMENTATION: _norm(gradients, device)}
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        segmentation = scaled(torch.stack(rest).sum())
+        gradients = torch.autograd.grad(segmentation, trained, retain_graph=True, allow_unused=True)
+        shared = [parameter for parameter, gradient in zip(trained, gradients, strict=True) if gradient is not None]
+        norms = {SEGMENTATION: _norm([gradient for gradient in gradients if gradient is not None])}
         for name in terms:
-            norms[name] = _norm(self._gradients(scaled(losses.terms[name]), shared), device)
+            term = scaled(losses.terms[name])
+            norms[name] = _norm(torch.autograd.grad(term, shared, retain_graph=True, materialize_grads=True))
         for name, norm in norms.items():
             (norm,) = self.added_up(norm)
             before = self.norms.get(name, norm)
             self.norms[name] = torch.where(norm.isfinite(), torch.lerp(norm, before, MOMENTUM), before)
 
-    @staticmethod
-    def _gradients(loss: Tensor, parameters: list[torch.nn.Parameter]) -> tuple[Tensor | None, ...]:
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        found = iter(torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True))
-        return tuple(next(found) if parameter.requires_grad else None for parameter in parameters)
 
-
-def _norm(gradients: Iterable[Tensor | None], device: torch.device) -> Tensor:
-    found = [gradient for gradient in gradients if gradient is not None]
-    if not found:
-        return torch.zeros((), device=device)
-    norms = torch._foreach_norm(found)
-    total: Tensor = torch.stack([norm.float() for norm in norms]).norm()
+def _norm(gradients: Iterable[Tensor]) -> Tensor:
+    """Of all gradients together."""
+    total: Tensor = torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients))]).norm()
     return total

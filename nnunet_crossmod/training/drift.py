@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nnunet_crossmod.training.collapse import adversary_warnings
+from nnunet_crossmod.training.selection import certainty, tally
 
 __all__ = ["SHARE", "VOLUME", "adaptation_warnings", "drift_warnings", "target_figures"]
 
@@ -33,8 +34,6 @@ def target_figures(logits: Tensor, structures: Mapping[str, int]) -> dict[str, T
     """
     if len(logits) == 0:
         return {}
-    from nnunet_crossmod.training.selection import certainty, tally
-
     probabilities = logits.float().softmax(1)
     sums = tally(probabilities, torch.ones(len(logits), dtype=torch.bool, device=logits.device))
     volumes = sums.volumes[1] / sums.volumes[1].sum()
