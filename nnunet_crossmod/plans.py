@@ -15,7 +15,15 @@ from typing import Any
 
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["PRESETS", "configure", "new_plans_file", "read_setting", "resolved_configuration", "write_plans"]
+__all__ = [
+    "NETWORKS",
+    "PRESETS",
+    "configure",
+    "new_plans_file",
+    "read_setting",
+    "resolved_configuration",
+    "write_plans",
+]
 
 CPU_HYPERPARAMETERS: dict[str, Any] = {
     "num_epochs": 20,
@@ -42,6 +50,11 @@ def _shrink_for_cpu(configuration: dict[str, Any]) -> None:
     axes = len(configuration["patch_size"])
     stages, base, widest, batch, most = (5, 16, 96, 12, 128**2) if axes == 2 else (4, 8, 64, 2, 16 * 64**2)
     network = configuration["architecture"]["arch_kwargs"]
+    if "features_per_stage" not in network:
+        name = configuration["architecture"]["network_class_name"].rpartition(".")[2]
+        raise CrossmodError(
+            f"--preset cpu shrinks nnU-Net's own networks, not {name}: copy nnU-Net's own plans with it"
+        )
     stages = min(stages, network["n_stages"])
     network["n_stages"] = stages
     network["features_per_stage"] = [min(base * 2**i, widest) for i in range(stages)]
@@ -76,6 +89,42 @@ PRESETS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], None]]] = {
 """Name → hyper-parameters of all trainers, and what is done to a configuration; trainers add their own ``presets``."""
 
 
+def _swin_unetr(configuration: dict[str, Any], preset: str | None) -> None:
+    """MONAI's SwinUNETR, and a patch of whole multiples of its 32 voxels."""
+    axes = len(configuration["patch_size"])
+    configuration["architecture"] = {
+        "network_class_name": "nnunet_crossmod.nn.swin_unetr.SwinUNETR",
+        "arch_kwargs": {
+            "n_dims": axes,
+            "n_stages": 6,
+            "strides": [[1] * axes] + [[2] * axes] * 5,
+            "feature_size": 24 if preset == "cpu" else 48,
+            "depths": [2, 2, 2, 2],
+            "num_heads": [3, 6, 12, 24],
+            "window_size": 7,
+        },
+        "_kw_requires_import": [],
+    }
+    configuration["patch_size"] = [max(1, int(size / 32 + 0.5)) * 32 for size in configuration["patch_size"]]
+
+
+NETWORKS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any], str | None], None]]] = {
+    "swin_unetr": (
+        {
+            "enable_deep_supervision": False,
+            "optimizer_name": "adamw",
+            "initial_lr": 5e-4,
+            "weight_decay": 1e-5,
+            "adam_betas": [0.9, 0.999],
+            "lr_schedule": "polynomial",
+            "lr_warm_up": 0.05,
+        },
+        _swin_unetr,
+    ),
+}
+"""Name → hyper-parameters that make the network train, and what puts it in the place of a configuration's own."""
+
+
 def read_setting(text: str) -> tuple[str, Any]:
     """``name=value`` with the value in JSON, or a bare word: ``fpc_weight=0.25``, ``gin=source``, ``seed=null``."""
     name, equals, value = text.partition("=")
@@ -93,6 +142,7 @@ def configure(
     settings: Mapping[str, Any],
     *,
     preset: str | None = None,
+    network: str | None = None,
     batch_size: int | None = None,
     patch_size: Sequence[int] | None = None,
     configurations: Sequence[str] = (),
@@ -104,6 +154,8 @@ def configure(
         name: ``plans_name`` of the copy.
         settings: hyper-parameters; they come on top of those of ``plans`` and of the preset.
         preset: a key of :data:`PRESETS`; shrinks the configurations.
+        network: a key of :data:`NETWORKS`, in place of the planned one; its hyper-parameters come on top of the
+            preset's.
         batch_size: of the ``configurations``.
         patch_size: of the ``configurations``, in voxels.
         configurations: which ones ``batch_size`` and ``patch_size`` are for; all of the right dimension if empty.
@@ -128,14 +180,13 @@ def configure(
         if preset not in PRESETS:
             raise CrossmodError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         hyperparameters, adapt = PRESETS[preset]
-        for key, planned in copy["configurations"].items():
-            before = resolved_configuration(plans, key)
-            if "architecture" not in before:
-                raise CrossmodError(f"configuration {key} of {plans['plans_name']} has no network: plan it again")
-            after = deepcopy(before)
-            adapt(after)
-            if after != before and any(name in planned for name in SIZES):
-                planned.update({name: after[name] for name in SIZES})
+        _change_configurations(copy, adapt)
+    if network is not None:
+        if network not in NETWORKS:
+            raise CrossmodError(f"no network {network!r}; there are {', '.join(NETWORKS)}")
+        of_network, put_in = NETWORKS[network]
+        hyperparameters = hyperparameters | of_network
+        _change_configurations(copy, lambda configuration: put_in(configuration, preset))
     copy["crossmod"] = {**copy.get("crossmod", {}), **hyperparameters, **settings}
     if batch_size is not None and batch_size < 1:
         raise CrossmodError(f"-b {batch_size} must be at least 1")
@@ -162,6 +213,19 @@ def configure(
             "3 for 3d_fullres"
         )
     return copy
+
+
+def _change_configurations(plans: dict[str, Any], change: Callable[[dict[str, Any]], None]) -> None:
+    """Change network, patch and batch of every configuration that has them, not of one that inherits them."""
+    inherited = {key: resolved_configuration(plans, key) for key in plans["configurations"]}
+    for key, before in inherited.items():
+        if "architecture" not in before:
+            raise CrossmodError(f"configuration {key} of {plans['plans_name']} has no network: plan it again")
+        after = deepcopy(before)
+        change(after)
+        planned = plans["configurations"][key]
+        if after != before and any(name in planned for name in SIZES):
+            planned.update({name: after[name] for name in SIZES})
 
 
 def resolved_configuration(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from nnunet_crossmod.plans import configure
+from nnunet_crossmod.plans import NETWORKS, configure
 
 CONFIGURATIONS = ("2d", "3d_fullres")
 
@@ -105,6 +105,17 @@ def residual(plans: dict[str, Any]) -> None:
             network = planned["architecture"]
             network["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
             network["arch_kwargs"]["n_blocks_per_stage"] = network["arch_kwargs"].pop("n_conv_per_stage")
+
+
+def swin_unetr(plans: dict[str, Any]) -> None:
+    """Turn plans into those of SwinUNETR, as small as it gets."""
+    settings, put_in = NETWORKS["swin_unetr"]
+    plans["crossmod"] |= settings
+    for planned in plans["configurations"].values():
+        if "architecture" in planned:
+            put_in(planned, None)
+            network = planned["architecture"]["arch_kwargs"]
+            network |= {"feature_size": 12, "depths": [1] * 4, "num_heads": [1, 2, 3, 4], "window_size": 2}
 
 
 def scramble_target_labels(patched: Any) -> None:

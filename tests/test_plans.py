@@ -69,6 +69,36 @@ def test_cpu_preset_gives_a_small_network_that_runs_on_its_patch(key: str, axes:
     assert logits[0].shape == (1, 4, *patch)
 
 
+@pytest.mark.parametrize("preset", [None, "cpu"])
+def test_another_network_brings_its_patch_and_its_optimiser(preset: str | None) -> None:
+    copy = configure(PLANS, "swin", {"initial_lr": 1e-4}, preset=preset, network="swin_unetr")
+    assert PLANS["configurations"]["2d"]["patch_size"] == [512, 448]
+    for key, axes in (("2d", 2), ("3d_fullres", 3)):
+        planned = copy["configurations"][key]
+        assert all(size % 32 == 0 and size > 0 for size in planned["patch_size"])
+        assert planned["architecture"]["arch_kwargs"]["feature_size"] == (24 if preset else 48)
+        assert planned["architecture"]["arch_kwargs"]["n_dims"] == axes
+    assert copy["configurations"]["3d_cascade_fullres"] == PLANS["configurations"]["3d_cascade_fullres"]
+    assert copy["crossmod"]["optimizer_name"] == "adamw"
+    assert copy["crossmod"]["enable_deep_supervision"] is False
+    assert copy["crossmod"]["initial_lr"] == 1e-4
+    assert copy["crossmod"].get("num_epochs") == (20 if preset else None)
+
+
+def test_the_preset_shrinks_nnunets_networks_alone() -> None:
+    swin = configure(PLANS, "swin", {}, network="swin_unetr")
+    with pytest.raises(CrossmodError, match="not SwinUNETR: copy nnU-Net's own plans"):
+        configure(swin, "small", {}, preset="cpu")
+
+
+@pytest.mark.parametrize(("planned", "expected"), [(112, 128), (100, 96), (10, 32), (64, 64)])
+def test_a_patch_goes_to_the_nearest_multiple_of_32(planned: int, expected: int) -> None:
+    plans = deepcopy(PLANS)
+    plans["configurations"]["2d"]["patch_size"] = [64, planned]
+    copy = configure(plans, "swin", {}, network="swin_unetr")
+    assert copy["configurations"]["2d"]["patch_size"] == [64, expected]
+
+
 def test_batch_and_patch_size_of_chosen_configurations() -> None:
     copy = configure(PLANS, "mine", {}, batch_size=2, patch_size=[64, 64, 64], configurations=["3d_fullres"])
     assert copy["configurations"]["3d_fullres"]["batch_size"] == 2
@@ -119,6 +149,7 @@ def test_names_that_nnunet_could_not_take_apart_are_refused(name: str) -> None:
     ("arguments", "says"),
     [
         ({"preset": "gpu"}, "no preset 'gpu'; there are cpu"),
+        ({"network": "vit"}, "no network 'vit'; there are swin_unetr"),
         ({"configurations": ["4d"]}, "no configuration '4d'; it has 2d, 3d_fullres"),
         ({"patch_size": [100, 128]}, r"multiples of \[64, 64\], got \[100, 128\]"),
         ({"patch_size": [64]}, "2 numbers for 2d or 3 for 3d_fullres"),

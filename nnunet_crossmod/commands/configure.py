@@ -3,16 +3,18 @@ gets its own results folder.
 
   crossmod configure -d 511 -p nnUNetPlans --set fpc_weight=0.25 --name nnUNetPlans_fpc025
   crossmod configure -d 511 --preset cpu --name nnUNetPlans_cpu
+  crossmod configure -d 511 --network swin_unetr --name nnUNetPlans_swin
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nnunet_crossmod.errors import CrossmodError, did_you_mean
 from nnunet_crossmod.paths import check_trainer, dataset_folder, load_trainer, read_plans, trainer_names
-from nnunet_crossmod.plans import configure, new_plans_file, read_setting, write_plans
+from nnunet_crossmod.plans import NETWORKS, configure, new_plans_file, read_setting, write_plans
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="trainer",
         metavar="TRAINER",
         help="check the hyper-parameters against this trainer, and add what it has for the preset",
+    )
+    parser.add_argument(
+        "--network",
+        choices=list(NETWORKS),
+        help="another network than the planned one, with the optimiser that makes it train; swin_unetr: MONAI's "
+        "SwinUNETR, feature size 48 (24 with --preset cpu), patches of multiples of 32 voxels, no deep supervision",
     )
     parser.add_argument("-b", dest="batch_size", type=int, metavar="N", help="batch size")
     parser.add_argument("--patch-size", type=int, nargs="+", metavar="N", help="patch size in voxels")
@@ -63,18 +71,30 @@ def run(args: argparse.Namespace) -> None:
         args.name,
         settings,
         preset=args.preset,
+        network=args.network,
         batch_size=args.batch_size,
         patch_size=args.patch_size,
         configurations=args.configurations,
     )
     if args.trainer is not None:
-        plans["crossmod"] |= _checked(args.trainer, args.preset, settings)
+        of_network = NETWORKS[args.network][0] if args.network else {}
+        plans["crossmod"] |= _checked(args.trainer, args.preset, of_network | settings)
     elif settings:
         _check_against_all_trainers(settings)
+    for line in _changed_patches(original, plans) if args.network else []:
+        print(line)
     plans_path = write_plans(plans, folder, overwrite=args.overwrite)
     configuration = args.configurations[0] if args.configurations else next(iter(plans["configurations"]))
     trainer = args.trainer or "TRAINER"
     print(f"{plans_path}\nNext: crossmod train {args.dataset_id} {configuration} 0 -tr {trainer} -p {args.name}")
+
+
+def _changed_patches(original: Mapping[str, Any], plans: Mapping[str, Any]) -> Iterator[str]:
+    for key, planned in plans["configurations"].items():
+        before, after = original["configurations"][key].get("patch_size"), planned.get("patch_size")
+        if before != after and before and after:
+            sizes = [" × ".join(map(str, size)) for size in (before, after)]
+            yield f"{key}: a patch of {sizes[1]} voxels instead of {sizes[0]}; the network needs multiples of 32"
 
 
 def _checked(trainer: str, preset: str | None, settings: dict[str, Any]) -> dict[str, Any]:

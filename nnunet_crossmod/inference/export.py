@@ -1,7 +1,8 @@
 """``crossmod export``: a trained model as an ordinary nnU-Net model for one modality.
 
 Conditional norms become that modality's plain ones, the modality channel goes, the trainer becomes ``nnUNetTrainer``.
-What comes out needs nothing of this package and costs what a stock network costs.
+What comes out costs what a stock network costs, and needs nothing of this package, unless the network is one that
+nnU-Net does not have.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError
 from nnunet_crossmod.inference.trained_model import FINAL, TrainedModel, open_model
 from nnunet_crossmod.paths import check_output_file
+from nnunet_crossmod.plans import resolved_configuration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +115,21 @@ def export_model(
     finally:
         partial.unlink(missing_ok=True)
     configurations = tuple(model.configuration for model in models)
-    return Exported(output, dataset, plans, configurations, first.folds, max(differences), first.caution(modality))
+    cautions = " ".join(filter(None, [first.caution(modality), _needed_where_it_predicts(models)]))
+    return Exported(output, dataset, plans, configurations, first.folds, max(differences), cautions)
+
+
+def _needed_where_it_predicts(models: Sequence[TrainedModel]) -> str:
+    """What must be installed beside nnU-Net for the network, nothing as a rule."""
+    for model in models:
+        network = resolved_configuration(model.plans, model.configuration)["architecture"]["network_class_name"]
+        package = network.partition(".")[0]
+        if package == __name__.partition(".")[0]:
+            return (
+                f"nnU-Net has no {network.rpartition('.')[2]} of its own: the model predicts "
+                "with nnUNetv2_predict where nnunet-crossmod is installed too (nnUNet_extTrainer need not be set)."
+            )
+    return ""
 
 
 def stock_plans(plans: Mapping[str, Any], name: str, dataset: str) -> dict[str, Any]:

@@ -2,7 +2,13 @@
 
 from nnunet_crossmod.nn.aligned_unet import AlignedFeatureMaps, AlignedUNet, FeatureSide, build_aligned_unet
 from nnunet_crossmod.nn.border import has_empty_border
-from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext, conditional_instance_norm
+from nnunet_crossmod.nn.conditional_norm import (
+    ConditionalInstanceNorm,
+    ConditionalLayerNorm,
+    ModalityContext,
+    condition_norms,
+    conditional_instance_norm,
+)
 from nnunet_crossmod.nn.discriminators import (
     DiscriminatorDesign,
     DomainImageDiscriminator,
@@ -38,6 +44,7 @@ __all__ = [
     "AlignedUNet",
     "ClassEmbeddings",
     "ConditionalInstanceNorm",
+    "ConditionalLayerNorm",
     "DiscriminatorDesign",
     "DomainImageDiscriminator",
     "EncoderPerModality",
@@ -60,6 +67,7 @@ __all__ = [
     "build_discriminator",
     "build_feature_discriminator",
     "build_unet",
+    "condition_norms",
     "conditional_instance_norm",
     "encoder_per_modality",
     "flicker",

@@ -85,14 +85,18 @@ class AlignedUNet(ModalityUNet):
         decoder: Any = self.decoder
         tapped = decisions = image
         stem = getattr(encoder, "stem", None)
+        heads = getattr(encoder, "heads", None)  # a Swin encoder's, beside the path from stage to stage
         x = image if stem is None else stem(image)
         skips: list[Tensor] = []
         for index, stage in enumerate(encoder.stages):
             x = stage(x)
+            skip = x if heads is None else heads[index](x)
             if self.tap == ("encoder", index):
-                tapped = x
-                x, decisions = self.masked(x, modality)
-            skips.append(x)
+                tapped = skip
+                skip, decisions = self.masked(skip, modality)
+            skips.append(skip)
+            x = skip if heads is None else x
+        x = skips[-1]
         maps: list[Tensor] = []
         for index in range(len(decoder.stages)):
             x = decoder.stages[index](torch.cat((decoder.transpconvs[index](x), skips[-index - 2]), 1))
@@ -100,7 +104,7 @@ class AlignedUNet(ModalityUNet):
                 tapped = x
                 x, decisions = self.masked(x, modality)
             maps.append(x)
-        levels = len(maps) if decoder.deep_supervision else 1
+        levels = len(decoder.seg_layers) if decoder.deep_supervision else 1
         logits = [decoder.seg_layers[-1 - i](maps[-1 - i]) for i in range(levels)]
         if features:
             return AlignedFeatureMaps(logits, skips, maps[::-1], tapped, decisions)

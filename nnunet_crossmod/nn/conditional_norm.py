@@ -1,14 +1,22 @@
-"""Conditional instance normalisation: one affine per modality, one set of statistics per image (AICL, Eq. 1)."""
+"""Conditional normalisation: one affine per modality, one set of statistics per image (AICL, Eq. 1)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["ConditionalInstanceNorm", "ModalityContext", "conditional_instance_norm"]
+__all__ = [
+    "ConditionalInstanceNorm",
+    "ConditionalLayerNorm",
+    "ModalityContext",
+    "condition_norms",
+    "conditional_instance_norm",
+]
 
 
 def conditional_instance_norm(x: Tensor, weight: Tensor, bias: Tensor, modality: Tensor, eps: float = 1e-5) -> Tensor:
@@ -58,8 +66,8 @@ class ModalityContext:
         self.class_embeddings: Tensor | None = None
 
 
-class ConditionalInstanceNorm(nn.Module):
-    """Drop-in ``norm_op`` for the planned networks whose affine depends on the modality.
+class ModalityAffine(nn.Module):
+    """A norm whose affine depends on the modality.
 
     Args:
         num_features: channels c.
@@ -84,7 +92,7 @@ class ConditionalInstanceNorm(nn.Module):
     ) -> None:
         super().__init__()
         if not affine:
-            raise ValueError("conditional instance norm needs affine=True: the affine is what depends on the modality")
+            raise ValueError("a conditional norm needs affine=True: the affine is what depends on the modality")
         self.eps = eps
         self.context = context
         self.weight = nn.Parameter(torch.ones(num_modalities, num_features))
@@ -92,17 +100,65 @@ class ConditionalInstanceNorm(nn.Module):
         chosen = torch.tensor(list(range(num_modalities) if affine_of is None else affine_of))
         self.register_buffer("affine_of", chosen, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (n, c, *s) with the affine of each sample's modality."""
+    def rows(self) -> Tensor:
+        """The row of the affine that each sample of the current batch takes (n,)."""
         if self.context.modality is None:
             raise RuntimeError("no modality set: call the network, not its encoder")
-        return conditional_instance_norm(x, self.weight, self.bias, self.affine_of[self.context.modality], self.eps)
+        return self.affine_of[self.context.modality]
 
     def for_modality(self, index: int) -> dict[str, Tensor]:
-        """The affine (c,) of one modality: that of a plain instance norm."""
+        """The affine (c,) of one modality: that of a plain norm."""
         row = int(self.affine_of[index])
         return {"weight": self.weight[row].detach().clone(), "bias": self.bias[row].detach().clone()}
 
     def extra_repr(self) -> str:
         """What ``print(network)`` shows."""
         return f"{self.weight.shape[1]}, modalities={self.weight.shape[0]}, eps={self.eps}"
+
+
+class ConditionalInstanceNorm(ModalityAffine):
+    """Instance norm of (n, c, *s) with the affine of each sample's modality (AICL, Eq. 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (n, c, *s)."""
+        return conditional_instance_norm(x, self.weight, self.bias, self.rows(), self.eps)
+
+
+class ConditionalLayerNorm(ModalityAffine):
+    """Layer norm over the last axis of (n, *s, c), as transformers have it, with the affine of each sample's
+    modality."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (n, *s, c)."""
+        rows, shape = self.rows(), (len(x), *[1] * (x.ndim - 2), x.shape[-1])
+        normalised = functional.layer_norm(x, x.shape[-1:], eps=self.eps)
+        gamma, beta = self.weight[rows].reshape(shape), self.bias[rows].reshape(shape)
+        return normalised * gamma.to(normalised.dtype) + beta.to(normalised.dtype)
+
+
+def condition_norms(
+    module: nn.Module, num_modalities: int, context: ModalityContext, affine_of: Sequence[int] | None = None
+) -> None:
+    """Make every norm in a module conditional, in place: layer norms, and instance norms in place of all others.
+
+    A norm that is registered under several names, as nnU-Net's are, stays one.
+
+    Args:
+        module: what holds the norms, freshly built.
+        num_modalities, context, affine_of: of the :class:`ModalityAffine`.
+
+    Raises:
+        ValueError: a norm without an affine.
+    """
+    shared: Any = {"num_modalities": num_modalities, "context": context, "affine_of": affine_of}
+    made: dict[nn.Module, ModalityAffine] = {}
+    for parent in list(module.modules()):
+        for name, norm in parent._modules.items():
+            if isinstance(norm, nn.LayerNorm) and norm not in made:
+                made[norm] = ConditionalLayerNorm(
+                    norm.normalized_shape[-1], norm.eps, norm.elementwise_affine, **shared
+                )
+            elif isinstance(norm, _NormBase) and norm not in made:
+                made[norm] = ConditionalInstanceNorm(norm.num_features, norm.eps, norm.affine, **shared)
+            if norm in made:
+                parent._modules[name] = made[norm]

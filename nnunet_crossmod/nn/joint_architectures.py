@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
+from monai.networks.nets.swin_unetr import SwinTransformerBlock
 from torch import Tensor, nn
 
 from nnunet_crossmod.nn.conditional_norm import ModalityContext
 from nnunet_crossmod.nn.stock_state import stock_state
 from nnunet_crossmod.nn.unet import FeatureMaps, ModalityUNet
 
-__all__ = ["EncoderPerModality", "ModalityGain", "ModulatedUNet", "encoder_per_modality"]
+__all__ = ["EncoderPerModality", "GainedBranch", "ModalityGain", "ModulatedUNet", "encoder_per_modality"]
 
 
 class EncoderPerModality(nn.Module):
@@ -115,20 +116,63 @@ class ModalityGain(nn.Module):
         gains: Tensor = 1 + self.project((self.mix @ class_embeddings)[:, 0])
         return gains
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale (n, channels, *s) by the gains of each sample's modality."""
+    def of_samples(self) -> Tensor:
+        """Gains of each sample's modality (n, channels)."""
         if self.context.modality is None or self.context.class_embeddings is None:
             raise RuntimeError("no modality set: call the network, not its encoder")
-        gains = self.gains(self.context.class_embeddings)[self.context.modality]
+        return self.gains(self.context.class_embeddings)[self.context.modality]
+
+    def of_modality(self, index: int) -> Tensor:
+        """Gains of one modality (channels,), without gradient."""
+        if self.context.class_embeddings is None:
+            raise RuntimeError("no class embeddings set: ask the network, not its encoder")
+        return self.gains(self.context.class_embeddings)[index].detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale (n, channels, *s) by the gains of each sample's modality."""
+        gains = self.of_samples()
         return x * gains.to(x.dtype).reshape(*gains.shape, *[1] * (x.ndim - 2))
+
+
+class GainedBranch(nn.Module):
+    """A branch of a transformer's block, attention or feed-forward, whose output passes a :class:`ModalityGain`.
+
+    Args:
+        branch: tokens (n · windows, tokens, c) or (n, *s, c) → the same.
+        last: name of the linear layer that it ends with, into which a modality's gains fold.
+        gain: of c channels.
+    """
+
+    def __init__(self, branch: nn.Module, last: str, gain: ModalityGain) -> None:
+        super().__init__()
+        self.branch = branch
+        self.last = last
+        self.gain = gain
+
+    def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """As the branch's."""
+        out = self.branch(x, *arguments, **options)
+        gains = self.gain.of_samples()
+        gains = gains.repeat_interleave(len(out) // len(gains), 0)  # the windows of a sample follow each other
+        scaled: Tensor = out * gains.to(out.dtype).reshape(len(out), *[1] * (out.ndim - 2), -1)
+        return scaled
+
+    def for_modality(self, index: int) -> dict[str, Tensor]:
+        """The branch for one modality, in the names of the stock branch."""
+        state = stock_state(self.branch, index)
+        factor = self.gain.of_modality(index)
+        state[f"{self.last}.weight"] = state[f"{self.last}.weight"] * factor[:, None]
+        state[f"{self.last}.bias"] = state[f"{self.last}.bias"] * factor
+        return state
 
 
 class ModulatedUNet(ModalityUNet):
     """A network all modalities share, but for a gain on every residual branch of its encoder.
 
     The branch of a residual block is what the block adds to its input; nnU-Net's planned networks have such blocks in
-    the encoder alone. A plain network has none: there the block without its shortcut is taken, that is the normalised
-    output of every convolution of the encoder. Gains stand behind a norm in both, before the non-linearity.
+    the encoder alone. A transformer's block has two, attention and feed-forward, as in the paper. A plain network has
+    none: there the block without its shortcut is taken, that is the normalised output of every convolution of the
+    encoder. Gains of convolutions stand behind a norm, before the non-linearity.
 
     Args:
         network: what to modulate; it becomes part of this network.
@@ -142,17 +186,24 @@ class ModulatedUNet(ModalityUNet):
         classes: Any = network.decoder.num_classes
         width = encoder.output_channels[-2]
         self.class_embeddings = nn.Parameter(torch.randn(len(self.modalities), classes, width))
+
+        def gain(channels: int) -> ModalityGain:
+            return ModalityGain(classes, width, channels, self.context)
+
+        transformer = [block for block in encoder.modules() if isinstance(block, SwinTransformerBlock)]
+        for block in transformer:
+            block.attn = GainedBranch(block.attn, "proj", gain(block.dim))
+            block.mlp = GainedBranch(block.mlp, "linear2", gain(block.dim))
         residual = [block for block in encoder.modules() if isinstance(block, BasicBlockD | BottleneckD)]
         for block in residual:
-            block.squeeze_excitation = ModalityGain(classes, width, block.output_channels, self.context)
+            block.squeeze_excitation = gain(block.output_channels)
             block.apply_se = True
-        if residual:
+        if transformer or residual:
             return
         for block in list(encoder.modules()):
             if isinstance(block, ConvDropoutNormReLU):
                 behind_norm = list(block.all_modules).index(block.norm) + 1
-                gain = ModalityGain(classes, width, block.output_channels, self.context)
-                block.all_modules.insert(behind_norm, gain)
+                block.all_modules.insert(behind_norm, gain(block.output_channels))
 
     def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor | list[Tensor] | FeatureMaps:
         """As :meth:`ModalityUNet.forward`."""
@@ -161,10 +212,11 @@ class ModulatedUNet(ModalityUNet):
 
     def for_modality(self, index: int) -> dict[str, Tensor]:
         """As :meth:`ModalityUNet.for_modality`: the gains fold into the affines of the norms they stand behind."""
+        self.context.class_embeddings = self.class_embeddings
         state = super().for_modality(index)
         del state["class_embeddings"]
         for name, gain in self.named_modules(remove_duplicate=False):
-            if not isinstance(gain, ModalityGain):
+            if not isinstance(gain, ModalityGain) or f"{name}.project.weight" not in state:
                 continue
             state = {key: value for key, value in state.items() if not key.startswith(f"{name}.")}
             block, _, place = name.rpartition(".")
@@ -176,7 +228,7 @@ class ModulatedUNet(ModalityUNet):
             else:
                 block = block.removesuffix(".all_modules")
                 names = [f"{block}.norm", f"{block}.all_modules.{int(place) - 1}"]
-            factor = gain.gains(self.class_embeddings)[index].detach()
+            factor = gain.of_modality(index)
             for each in names:
                 for affine in ("weight", "bias"):
                     state[f"{each}.{affine}"] = state[f"{each}.{affine}"] * factor

@@ -5,18 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
-from pydoc import locate
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError
 from nnunet_crossmod.nn.border import has_empty_border
-from nnunet_crossmod.nn.conditional_norm import ConditionalInstanceNorm, ModalityContext
+from nnunet_crossmod.nn.conditional_norm import ModalityContext, condition_norms
 from nnunet_crossmod.nn.stock_state import stock_state_of_parts
 
 __all__ = ["Conditioning", "FeatureMaps", "ModalityUNet", "build_unet", "read_modality"]
@@ -72,7 +69,7 @@ def read_modality(channel: Tensor, modalities: Sequence[str]) -> Tensor:
 
 
 class ModalityUNet(nn.Module):
-    """A planned network (``PlainConvUNet``, ``ResidualEncoderUNet``) that knows the modality of its input.
+    """A planned network, nnU-Net's U-Nets or ``SwinUNETR``, that knows the modality of its input.
 
     ``network(x)`` reads the modality from the last channel and returns logits as nnU-Net expects them;
     ``network(image, modality)`` takes it from the caller; ``features=True`` also returns :class:`FeatureMaps`.
@@ -170,7 +167,7 @@ class ModalityUNet(nn.Module):
         for upsample, stage, skip in zip(decoder.transpconvs, decoder.stages, reversed(skips[:-1]), strict=True):
             x = stage(torch.cat((upsample(x), skip), 1))
             maps.append(x)
-        levels = len(maps) if decoder.deep_supervision else 1
+        levels = len(decoder.seg_layers) if decoder.deep_supervision else 1
         logits = [decoder.seg_layers[-1 - i](maps[-1 - i]) for i in range(levels)]
         return FeatureMaps(logits, skips, maps[::-1])
 
@@ -197,34 +194,24 @@ def build_unet(
         deep_supervision: whether the decoder returns logits at every stage.
 
     Raises:
-        UnsupportedError: a network without nnU-Net's U-Net encoder and decoder.
+        UnsupportedError: a network without a U-Net's encoder and decoder.
     """
     context = ModalityContext()
-    kwargs = deepcopy(architecture["arch_kwargs"])
-    conditional = partial(ConditionalInstanceNorm, num_modalities=len(modalities), context=context, affine_of=affine_of)
-    replaced = {} if conditioning == "none" else {"norm_op": conditional}
-    unet = get_network_from_plans(
+    unet: Any = get_network_from_plans(
         architecture["network_class_name"],
-        {**kwargs, **replaced},
-        [name for name in architecture["_kw_requires_import"] if name not in replaced],
+        deepcopy(architecture["arch_kwargs"]),
+        architecture["_kw_requires_import"],
         num_input_channels - 1,
         num_output_channels,
         allow_init=True,
         deep_supervision=deep_supervision,
     )
-    if not isinstance(getattr(unet, "decoder", None), UNetDecoder):
+    if not hasattr(getattr(unet, "decoder", None), "transpconvs"):
         raise UnsupportedError(
-            f"{architecture['network_class_name']} has no U-Net decoder: use nnU-Net's default or ResEnc planner"
+            f"{architecture['network_class_name']} has no U-Net decoder: use nnU-Net's default or ResEnc planner, or "
+            'SwinUNETR by "crossmod configure --network swin_unetr"'
         )
-    if conditioning == "encoder":
-        decoder = UNetDecoder(
-            unet.encoder,
-            num_output_channels,
-            kwargs["n_conv_per_stage_decoder"],
-            deep_supervision,
-            nonlin_first=kwargs.get("nonlin_first", False),
-            norm_op=locate(kwargs["norm_op"]),
-            norm_op_kwargs=kwargs["norm_op_kwargs"],
-        )
-        unet.decoder = decoder.apply(unet.initialize)
+    if conditioning != "none":
+        part = unet.encoder if conditioning == "encoder" else unet
+        condition_norms(part, len(modalities), context, affine_of)
     return ModalityUNet(unet, num_input_channels - 1, modalities, context)

@@ -57,6 +57,8 @@ class Method:
     weight_decay: Weight = 3e-5
     adam_betas: tuple[Momentum, ...] = (0.9, 0.999)
     lr_schedule: Literal["polynomial", "constant"] = "polynomial"
+    lr_warm_up: Share = 0.0
+    """Share of the training in which the rate rises to its schedule, in whole epochs; transformers need some."""
     oversample_foreground_percent: Share = 0.33
     enable_deep_supervision: bool = True
     segmentation_loss: SegmentationLoss = "dice_ce"

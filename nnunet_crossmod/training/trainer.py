@@ -222,7 +222,8 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         optimizer = build_optimizer(modules, self.optimizer_name, self.initial_lr, self.weight_decay, self.adam_betas)
         # nnU-Net's loop asks for a scheduler: with exponent 0 it keeps the rate
         exponent = 0.9 if self.lr_schedule == "polynomial" else 0.0
-        return optimizer, LatePolyLR(optimizer, self.initial_lr, self.num_epochs, exponent)
+        warm_up = round(self.lr_warm_up * self.num_epochs)
+        return optimizer, LatePolyLR(optimizer, self.initial_lr, self.num_epochs, exponent, warm_up=warm_up)
 
     def _target_samples(self) -> int:
         """Target samples per step of this process."""

@@ -18,6 +18,7 @@ from torch.nn import functional
 from nnunet_crossmod.data import CrossModalBatch
 from nnunet_crossmod.training import CrossModalTrainer, Losses, Player
 from nnunet_crossmod.training.hyperparameters import Weight
+from nnunet_crossmod.training.schedule import LatePolyLR
 
 
 class Outputs(NamedTuple):
@@ -350,6 +351,20 @@ def test_a_late_segmenter_begins_at_its_full_rate(make_trainer: MakeTrainer) -> 
         trainer.lr_scheduler.step(epoch)
         rates.append(trainer.optimizer.param_groups[0]["lr"] / trainer.initial_lr)
     assert rates == pytest.approx([1, 1, 1, (2 / 3) ** 0.9, (1 / 3) ** 0.9])
+
+
+@pytest.mark.parametrize(
+    ("first_epoch", "risen"), [(0, [1 / 3, 2 / 3, 1, 1, 1, 1]), (2, [1 / 3, 1 / 3, 1 / 3, 2 / 3, 1, 1])]
+)
+def test_a_rate_may_rise_before_it_falls(first_epoch: int, risen: list[float]) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1e-2)
+    schedule = LatePolyLR(optimizer, 1e-2, 6, first_epoch=first_epoch, warm_up=2)
+    rates = []
+    for epoch in range(6):
+        schedule.step(epoch)
+        rates.append(optimizer.param_groups[0]["lr"] / 1e-2)
+    fallen = [(1 - max(0, epoch - first_epoch) / (6 - first_epoch)) ** 0.9 for epoch in range(6)]
+    assert rates == pytest.approx([up * down for up, down in zip(risen, fallen, strict=True)])
 
 
 def test_the_plans_record_which_modalities_are_targets(make_trainer: MakeTrainer) -> None:

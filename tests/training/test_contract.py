@@ -14,7 +14,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from support import residual, scramble_target_labels, started
+from support import residual, scramble_target_labels, started, swin_unetr
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -149,10 +149,18 @@ def unet(trainer: Any) -> Any:
     return trainer.bare_network
 
 
-@TRAINERS
-@CONFIGURATIONS
-def test_it_trains_the_residual_encoder_network(name: str, configuration: str, make_trainer: MakeTrainer) -> None:
-    trainer = started(make_trainer(name, configuration, change_plans=residual, **at_full_strength(name)))
+@pytest.mark.parametrize(
+    ("name", "configuration", "network"),
+    [
+        *((name, configuration, residual) for name in trainer_names() for configuration in ("2d", "3d_fullres")),
+        *((name, "2d", swin_unetr) for name in trainer_names()),
+        *((name, "3d_fullres", swin_unetr) for name in ("AICLTrainer", "EAMTrainer")),  # 27 times a U-Net's cost
+    ],
+)
+def test_it_trains_other_networks(
+    name: str, configuration: str, network: Callable[[dict[str, Any]], None], make_trainer: MakeTrainer
+) -> None:
+    trainer = started(make_trainer(name, configuration, change_plans=network, **at_full_strength(name)))
     for _ in phases(trainer):
         output = trainer.train_step(next(trainer.dataloader_train))
         assert all(torch.isfinite(value) for value in output["terms"].values())
@@ -220,11 +228,17 @@ def test_save_load_and_the_next_step_is_identical(name: str, make_trainer: MakeT
 
 
 @TRAINERS
-@CONFIGURATIONS
+@pytest.mark.parametrize(
+    ("configuration", "network"), [("2d", lambda plans: None), ("3d_fullres", lambda plans: None), ("2d", swin_unetr)]
+)
 def test_stock_predictor_loads_it_strictly_and_predicts(
-    name: str, configuration: str, make_trainer: MakeTrainer, dataset: Path
+    name: str,
+    configuration: str,
+    network: Callable[[dict[str, Any]], None],
+    make_trainer: MakeTrainer,
+    dataset: Path,
 ) -> None:
-    trainer = started(make_trainer(name, configuration, **at_full_strength(name)))
+    trainer = started(make_trainer(name, configuration, change_plans=network, **at_full_strength(name)))
     trainer.inference_allowed_mirroring_axes = (0, 1)
     trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
