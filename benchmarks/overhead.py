@@ -2,6 +2,10 @@
 
     python benchmarks/overhead.py                # 2D and 3D, on CUDA where there is one
     python benchmarks/overhead.py -c 2d -device cpu --steps 30
+    python benchmarks/overhead.py --network swin_unetr -tr SourceOnlyTrainer AICLTrainer --steps 3
+
+With ``--network`` the trainers' rows have that network; the stock row has the planned one, on the same images. What is
+held for the backward pass is counted once in a step of its own: the part of the memory that grows with the batch.
 
 Rows alternate within one process and medians are compared, so that a slow minute of the machine hits all rows alike.
 Batches are random images of the planned patch size; data loading is not timed.
@@ -22,12 +26,13 @@ from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor
 
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.dataset_conversion import phantom
 from nnunet_crossmod.nnunet_runs import plan_and_preprocess, use_folders
 from nnunet_crossmod.paths import load_trainer, trainer_names
-from nnunet_crossmod.plans import configure
+from nnunet_crossmod.plans import NETWORKS, configure
 
 STOCK = "nnUNetTrainer"
 BATCH = {"2d": 12, "3d_fullres": 2}
@@ -41,6 +46,7 @@ def main() -> None:
     parser.add_argument("-tr", dest="trainers", nargs="+", default=trainer_names(), metavar="TRAINER")
     parser.add_argument("-device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--steps", type=int, default=20, help="timed steps a row")
+    parser.add_argument("--network", choices=list(NETWORKS), help="of the trainers' rows, instead of the planned one")
     parser.add_argument("--full", action="store_true", help="the planned network instead of the CPU preset")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -62,15 +68,17 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
     """Time one configuration."""
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
     plans["configurations"][configuration]["batch_size"] = BATCH[configuration]
-    if not args.full:
-        plans = configure(plans, "cpu", {}, preset="cpu")
-    plans["crossmod"] = {}
+    preset = None if args.full else "cpu"
+    other = configure(plans, "other", {}, preset=preset, network=args.network)
+    plans = configure(plans, "planned", {}, preset=preset)
+    plans["configurations"][configuration]["patch_size"] = other["configurations"][configuration]["patch_size"]
+    of_network = NETWORKS[args.network][0] if args.network else {}
     dataset_json = json.loads((preprocessed / "dataset.json").read_text())
     device = torch.device(args.device)
 
     def build(kind: type, **settings: Any) -> Any:
-        own = json.loads(json.dumps(plans)) | {"continue_training": False}
-        own["crossmod"] = settings
+        own = json.loads(json.dumps(plans if kind is nnUNetTrainer else other)) | {"continue_training": False}
+        own["crossmod"] = {**of_network, **settings}
         with contextlib.redirect_stdout(io.StringIO()):
             trainer = kind(own, configuration, 0, dataset_json, device)
             trainer.initialize()
@@ -83,7 +91,8 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
     stock = build(nnUNetTrainer)
     loaded = batch_of(stock, n, [(source, target)[i % 2][0] for i in range(n)])
     rows: dict[str, Callable[[], Any]] = {}
-    image = {**loaded, "data": loaded["data"][:, :1]}
+    levels = 1 if of_network.get("enable_deep_supervision") is False else None
+    image = {**loaded, "data": loaded["data"][:, :1], "target": loaded["target"][:levels]}
     rows[STOCK] = stepping(stock, loaded)
     conditional = build(load_trainer("SourceOnlyTrainer"), conditioning="encoder")
     conditional.seen = dict(everything)
@@ -145,7 +154,7 @@ def stepping(trainer: Any, loaded: dict[str, Any]) -> Callable[[], Any]:
 
 
 def report(title: str, rows: dict[str, Callable[[], Any]], repetitions: int, device: torch.device) -> None:
-    """Alternate the rows and print medians and ratios."""
+    """Alternate the rows and print medians and ratios, and what a step holds for its backward pass."""
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     for repetition in range(repetitions + 3):
         for name, run in rows.items():
@@ -159,7 +168,23 @@ def report(title: str, rows: dict[str, Callable[[], Any]], repetitions: int, dev
     reference = seconds[STOCK]
     for name, taken in seconds.items():
         paired = statistics.median(mine / theirs for mine, theirs in zip(taken, reference, strict=True))
-        print(f"  {name:<26} {1000 * statistics.median(taken):9.1f} ms   {paired:5.2f} x")
+        held = held_for_backward(rows[name])
+        memory = f"   {held / 2**20:7.0f} MiB held" if held else ""
+        print(f"  {name:<26} {1000 * statistics.median(taken):9.1f} ms   {paired:5.2f} x{memory}")
+
+
+def held_for_backward(run: Callable[[], Any]) -> int:
+    """Bytes of the tensors that a step keeps for its backward passes, each counted once."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run()
+    return sum(storages.values())
 
 
 if __name__ == "__main__":
