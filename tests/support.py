@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from nnunet_crossmod.paths import load_trainer
 from nnunet_crossmod.plans import NETWORKS, configure
 
 CONFIGURATIONS = ("2d", "3d_fullres")
@@ -62,6 +63,35 @@ def tiny(plans: dict[str, Any], name: str, **settings: Any) -> dict[str, Any]:
             network = planned["architecture"]["arch_kwargs"]
             network["features_per_stage"] = [4, 6, 8, 8, 8][: network["n_stages"]]
     return small
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "CISFATrainer": {"generator_width": 4, "generator_blocks": 2, "discriminator_width": 4},
+    "GLUATrainer": {
+        "stage_1": 0.5,
+        "style_width": 4,
+        "style_blocks": 1,
+        "image_discriminator_width": 4,
+        "local_discriminator_width": 8,
+    },
+}
+
+
+def at_full_strength(name: str) -> dict[str, Any]:
+    """Every term from the first step on, in networks that take milliseconds."""
+    warm = {"warm_up": 0.0} if "warm_up" in load_trainer(name)._hyperparameter_types else {}
+    return {**warm, "teacher_start": 0.0, "teacher_ramp": 0.0, **SMALL.get(name, {})}
+
+
+def phases(trainer: Any) -> Iterator[None]:
+    """Begin the first epoch of every phase of a training in turn."""
+    seen: set[str] = set()
+    for epoch in range(trainer.num_epochs):
+        trainer.current_epoch = epoch
+        if trainer.phase() not in seen:
+            seen.add(trainer.phase())
+            trainer.on_train_epoch_start()
+            yield
 
 
 def started(trainer: Any) -> Any:

@@ -34,11 +34,6 @@ def resized(probabilities: Tensor, size: Sequence[int]) -> Tensor:
     return averaged
 
 
-def side_by_side(maps: Tensor) -> Tensor:
-    """The samples of a batch (n, c, *s) as one long sample (1, c, n · ∏s)."""
-    return maps.transpose(0, 1).flatten(1)[None]
-
-
 def held(features: Tensor, rows: Rows) -> Tensor:
     """The features (n, …), of which those at ``rows`` carry no gradient."""
     fixed = features.clone()
@@ -172,10 +167,7 @@ class AICLTrainer(CrossModalTrainer):
             rows = batch.rows_of(modality)
             if batch.registered:
                 return outputs.logits[0][rows].softmax(1).flatten(2)
-            features, weights = outputs.decoder[rows], probabilities[rows]
-            if self.csc_pooling == "batch":
-                features, weights = side_by_side(features), side_by_side(weights)
-            return class_descriptors(features, weights)
+            return class_descriptors(outputs.decoder[rows], probabilities[rows], self.csc_pooling == "batch")
 
         source, target = list(map(described, self.block.source)), list(map(described, self.block.target))
         if self.source_is_reference():

@@ -188,13 +188,15 @@ class EAMTrainer(CrossModalTrainer):
 
     def taught(self, batch: CrossModalBatch, outputs: Outputs, labels: Tensor, trusted: Tensor) -> list[Tensor]:
         """The target's semantic-aware maps segment as its teacher does, where it is sure, at every scale."""
-        target, terms = batch.target, []
-        for modality in self.block.target:
-            own = target.rows_of(modality)
-            for attention, seen in zip(self.attention(modality), outputs.maps.get(modality, []), strict=False):
-                logits = attention.predict(seen.attention)
-                sized = (labels_at(maps[own], logits.shape[2:]) for maps in (labels, trusted))
-                terms.append(self.teacher_share * trusted_dice_ce(logits, *sized))
+        present = [
+            (modality, batch.target.rows_of(modality)) for modality in self.block.target if modality in outputs.maps
+        ]
+        terms = []
+        for scale in range(len(outputs.maps[present[0][0]])):
+            seen = [self.attention(m)[scale].predict(outputs.maps[m][scale].attention) for m, _ in present]
+            size = seen[0].shape[2:]
+            known = (torch.cat([labels_at(maps[rows], size) for _, rows in present]) for maps in (labels, trusted))
+            terms.append(self.teacher_share * trusted_dice_ce(torch.cat(seen), *known))
         return terms
 
     def image_consistency(self, outputs: Outputs) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_crossmod.losses.precision import full_precision
+from nnunet_crossmod.losses.processes import gathered
 
 __all__ = ["feature_patch_contrast"]
 
@@ -40,6 +41,8 @@ def feature_patch_contrast(
         mode: ``"all"``: every patch is an anchor, every other patch of its organ a positive, every patch of another
             organ a negative. ``"literal"``: anchors from modality 0, positives and negatives from modality 1.
 
+    In a distributed training the patches of all processes are contrasted.
+
     Returns:
         scalar; exactly 0, with a gradient path, where no anchor has a positive.
 
@@ -56,6 +59,7 @@ def feature_patch_contrast(
         )
     if mode not in ("all", "literal"):
         raise ValueError(f'mode must be "all" or "literal", got {mode!r}')
+    patches, organs, modality = gathered(patches), gathered(organs), gathered(modality)
     if len(patches) == 0:
         return patches.sum()
     embedding = functional.normalize(patches, dim=1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nnunet_crossmod.losses.precision import full_precision
+from nnunet_crossmod.losses.processes import summed
 from nnunet_crossmod.losses.prototype_cosines import prototype_cosines
 
 __all__ = ["MarginMode", "margin_contrast"]
@@ -35,8 +36,8 @@ def margin_contrast(
         \\ell = -\\log \\frac{e^{\\cos(\\theta_y + m)/\\tau}}
             {e^{\\cos(\\theta_y + m)/\\tau} + \\sum_{i \\neq y} e^{\\cos\\theta_i/\\tau}}
 
-    averaged over the valid pixels. Beyond θ = π − m, where cos(θ + m) would rise again, cos θ − m·sin(π − m) takes its
-    place.
+    averaged over the valid pixels, of all processes in a distributed training. Beyond θ = π − m, where cos(θ + m) would
+    rise again, cos θ − m·sin(π − m) takes its place.
 
     Args:
         features: (n, d, *s), of any length.
@@ -82,13 +83,13 @@ def margin_contrast(
         log_sum = torch.log(logits.exp().sum(1, keepdim=True) + 1e-4)
     losses = (log_sum - own)[:, 0] * counted
     if balanced:
-        sums = losses.new_zeros(classes).index_add(0, index.flatten(), losses.flatten())
-        counts = losses.new_zeros(classes).index_add(0, index.flatten(), counted.flatten().to(losses.dtype))
+        sums = summed(losses.new_zeros(classes).index_add(0, index.flatten(), losses.flatten()))
+        counts = summed(losses.new_zeros(classes).index_add(0, index.flatten(), counted.flatten().to(losses.dtype)))
         return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
-    total = losses.sum()
+    total, pixels = summed(losses.sum()), summed(counted.sum())
     if mode == "released" and valid is not None:
-        return total / (counted.sum() + 1e-4)
-    return total / counted.sum().clamp(min=1)
+        return total / (pixels + 1e-4)
+    return total / pixels.clamp(min=1)
 
 
 def _widened(cosine: Tensor, margin: float) -> Tensor:

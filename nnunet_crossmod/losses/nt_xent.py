@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_crossmod.losses.precision import full_precision
+from nnunet_crossmod.losses.processes import gathered
 
 __all__ = ["nt_xent"]
 
@@ -25,6 +26,8 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         b: descriptions (n, d) of the other.
         temperature: τ.
 
+    In a distributed training the pairs of all processes are contrasted.
+
     Returns:
         scalar; exactly 0, with a gradient path, for n = 0. It is 0 for n = 1, too: a single pair has no negative.
 
@@ -36,6 +39,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """
     if a.ndim != 2 or b.shape != a.shape:
         raise ValueError(f"expected two tensors of descriptions (n, d), got {tuple(a.shape)} and {tuple(b.shape)}")
+    a, b = gathered(a), gathered(b)
     n = len(a)
     if n == 0:
         return a.sum() + b.sum()

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_crossmod.losses.precision import full_precision
+from nnunet_crossmod.losses.processes import summed
 
 __all__ = ["trusted_dice_ce"]
 
@@ -19,7 +20,8 @@ def trusted_dice_ce(logits: Tensor, labels: Tensor, trusted: Tensor, smooth: flo
         + 1 - \\frac{1}{k - 1} \\sum_{c \\geq 1}
         \\frac{2 \\sum_v t_v p_{cv} y_{cv} + s}{\\sum_v t_v p_{cv} + \\sum_v t_v y_{cv} + s}
 
-    The Dice is that of the whole batch and leaves the background out.
+    The Dice is that of the whole batch and leaves the background out; sums run over all processes of a distributed
+    training.
 
     Args:
         logits: (n, k, *s).
@@ -47,5 +49,6 @@ def trusted_dice_ce(logits: Tensor, labels: Tensor, trusted: Tensor, smooth: flo
     axes = [0, *range(2, logits.ndim)]
     overlap = (probabilities * one_hot).sum(axes)[1:]
     sizes = (probabilities.sum(axes) + one_hot.sum(axes))[1:]
+    overlap, sizes = summed(torch.stack((overlap, sizes)))
     dice = torch.mean((2 * overlap + smooth) / (sizes + smooth))
-    return cross_entropy / weight.sum().clamp(min=1) + 1 - dice
+    return summed(cross_entropy) / summed(weight.sum()).clamp(min=1) + 1 - dice

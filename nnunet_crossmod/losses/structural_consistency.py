@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_crossmod.losses.precision import full_precision
+from nnunet_crossmod.losses.processes import summed
 
 __all__ = ["class_descriptors", "structural_consistency"]
 
@@ -46,15 +47,16 @@ def structural_consistency(a: Tensor, b: Tensor, temperature: float = 0.5) -> Te
 
 
 @full_precision
-def class_descriptors(features: Tensor, probabilities: Tensor) -> Tensor:
+def class_descriptors(features: Tensor, probabilities: Tensor, pooled: bool = False) -> Tensor:
     """Average the features of each class, weighted by its probability: a description that ignores position.
 
     Args:
         features: (n, d, *s).
         probabilities: (n, k, *s).
+        pooled: describe a class by all samples together, those of all processes in a distributed training.
 
     Returns:
-        (n, k, d).
+        (n, k, d), or (1, k, d) where pooled.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -65,5 +67,7 @@ def class_descriptors(features: Tensor, probabilities: Tensor) -> Tensor:
             f"{tuple(probabilities.shape)}"
         )
     weights = probabilities.flatten(2)
-    weights = weights / weights.sum(2, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
-    return weights @ features.flatten(2).transpose(1, 2)
+    masses, sums = weights.sum(2, keepdim=True), weights @ features.flatten(2).transpose(1, 2)
+    if pooled:
+        masses, sums = summed(masses.sum(0, keepdim=True)), summed(sums.sum(0, keepdim=True))
+    return sums / masses.clamp(min=torch.finfo(weights.dtype).tiny)

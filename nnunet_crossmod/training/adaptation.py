@@ -36,7 +36,7 @@ class GradientShare:
         self,
         parameters: Iterable[torch.nn.Parameter],
         share: float,
-        added_up: Callable[[Tensor], tuple[Tensor, ...]] = lambda tensor: (tensor,),
+        added_up: Callable[..., tuple[Tensor, ...]] = lambda *tensors: tensors,
     ) -> None:
         self.parameters = list(parameters)
         self.share = share
@@ -81,17 +81,16 @@ class GradientShare:
         segmentation = scaled(torch.stack(rest).sum())
         gradients = torch.autograd.grad(segmentation, trained, retain_graph=True, allow_unused=True)
         shared = [parameter for parameter, gradient in zip(trained, gradients, strict=True) if gradient is not None]
-        norms = {SEGMENTATION: _norm([gradient for gradient in gradients if gradient is not None])}
+        norms = {SEGMENTATION: self._norm([gradient for gradient in gradients if gradient is not None])}
         for name in terms:
             term = scaled(losses.terms[name])
-            norms[name] = _norm(torch.autograd.grad(term, shared, retain_graph=True, materialize_grads=True))
+            norms[name] = self._norm(torch.autograd.grad(term, shared, retain_graph=True, materialize_grads=True))
         for name, norm in norms.items():
-            (norm,) = self.added_up(norm)
             before = self.norms.get(name, norm)
             self.norms[name] = torch.where(norm.isfinite(), torch.lerp(norm, before, MOMENTUM), before)
 
-
-def _norm(gradients: Iterable[Tensor]) -> Tensor:
-    """Of all gradients together."""
-    total: Tensor = torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients))]).norm()
-    return total
+    def _norm(self, gradients: Iterable[Tensor]) -> Tensor:
+        """Of the gradients together, as they are averaged over the processes."""
+        *gradients, processes = self.added_up(*gradients, torch.ones((), device=self.parameters[0].device))
+        total: Tensor = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).norm()
+        return total / processes

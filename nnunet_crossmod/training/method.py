@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_crossmod.data import (
     Case,
@@ -227,7 +228,9 @@ class Method:
     @property
     def bare_network(self) -> nn.Module:
         """The network without the wrappers of torch.compile and DistributedDataParallel."""
-        module: Any = self.network.module if self.is_ddp else self.network
+        # nnU-Net wraps it after configure_optimizers, which may ask for it
+        wrapped = isinstance(self.network, DistributedDataParallel)
+        module: Any = self.network.module if wrapped else self.network
         network: nn.Module = module._orig_mod if isinstance(module, OptimizedModule) else module
         return network
 

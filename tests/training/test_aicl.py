@@ -250,24 +250,27 @@ def test_scrambled_hidden_labels_of_partly_annotated_scans_change_no_bit(
         assert torch.equal(value, other[name]), name
 
 
-@pytest.mark.parametrize("pooling", ["batch", "sample"])
-def test_unpaired_classes_are_described_by_the_batch_or_by_each_sample(pooling: str, make_trainer: MakeTrainer) -> None:
-    """A target slice without any organ must not change what the other slices say, unless each speaks for itself."""
-    trainer = started(make_trainer("AICLTrainer", csc_pooling=pooling))
-    batch = make_batch(trainer)
-    outputs = trainer.forward(batch)
-    confident = torch.nn.functional.one_hot(torch.arange(48 * 48).view(48, 48) % 4, 4).movedim(-1, 0).float() * 40
-    confident = confident[None].repeat(4, 1, 1, 1)
-    empty = confident.clone()
-    empty[3] = 0
-    empty[3, 0] = 40.0
-    decoder = outputs.decoder.detach().clone()
-    decoder[3] = decoder[1]
-    full, without = (
-        trainer.structural_consistency(batch, outputs._replace(logits=[maps], decoder=decoder))
-        for maps in (confident, empty)
-    )
-    assert abs(full - without) < 0.02 if pooling == "batch" else abs(full - without) > 0.02
+def test_unpaired_classes_are_described_by_the_batch_or_by_each_sample(make_trainer: MakeTrainer) -> None:
+    """A target slice without any organ hardly changes what the other slices say, unless each speaks for itself."""
+    changed = {}
+    for pooling in ("batch", "sample"):
+        trainer = started(make_trainer("AICLTrainer", csc_pooling=pooling))
+        batch = make_batch(trainer)
+        outputs = trainer.forward(batch)
+        confident = torch.nn.functional.one_hot(torch.arange(48 * 48).view(48, 48) % 4, 4).movedim(-1, 0).float() * 40
+        confident = confident[None].repeat(4, 1, 1, 1)
+        empty = confident.clone()
+        empty[3] = 0
+        empty[3, 0] = 40.0
+
+        def consistency(maps: Any, trainer: Any = trainer, batch: Any = batch, outputs: Any = outputs) -> Any:
+            noise = 0.1 * outputs.decoder.detach()
+            features = torch.cat((noise[:, :4] + maps / 40, noise[:, 4:]), 1)  # they tell the classes apart
+            return trainer.structural_consistency(batch, outputs._replace(logits=[maps], decoder=features))
+
+        full, without = consistency(confident), consistency(empty)
+        changed[pooling] = float((full - without).abs())
+    assert changed["batch"] < 0.02 < changed["sample"]
 
 
 def test_registered_pairs_are_compared_by_their_maps(registered: Any, make_trainer: MakeTrainer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +14,16 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from support import residual, scramble_target_labels, started, swin_unetr
+from support import at_full_strength, phases, residual, scramble_target_labels, started, swin_unetr
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunet_crossmod.paths import load_trainer, trainer_names
+from nnunet_crossmod.paths import trainer_names
 
 MakeTrainer = Callable[..., Any]
 TRAINERS = pytest.mark.parametrize("name", trainer_names())
 CONFIGURATIONS = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 HIDDEN_FROM = [name for name in trainer_names() if name != "TargetSupervisedTrainer"]
-
-
-SMALL: dict[str, dict[str, Any]] = {
-    "CISFATrainer": {"generator_width": 4, "generator_blocks": 2, "discriminator_width": 4},
-    "GLUATrainer": {
-        "stage_1": 0.5,
-        "style_width": 4,
-        "style_blocks": 1,
-        "image_discriminator_width": 4,
-        "local_discriminator_width": 8,
-    },
-}
-
-
-def at_full_strength(name: str) -> dict[str, Any]:
-    """Every term from the first step on, in networks that take milliseconds."""
-    warm = {"warm_up": 0.0} if "warm_up" in load_trainer(name)._hyperparameter_types else {}
-    return {**warm, "teacher_start": 0.0, "teacher_ramp": 0.0, **SMALL.get(name, {})}
 
 
 def parameters(player: Any) -> dict[str, torch.Tensor]:
@@ -53,17 +35,6 @@ def parameters(player: Any) -> dict[str, torch.Tensor]:
         for name, parameter in module.named_parameters()
         if id(parameter) in trained
     }
-
-
-def phases(trainer: Any) -> Iterator[None]:
-    """Begin the first epoch of every phase of a training in turn."""
-    seen: set[str] = set()
-    for epoch in range(trainer.num_epochs):
-        trainer.current_epoch = epoch
-        if trainer.phase() not in seen:
-            seen.add(trainer.phase())
-            trainer.on_train_epoch_start()
-            yield
 
 
 @TRAINERS
