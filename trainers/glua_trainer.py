@@ -24,6 +24,7 @@ from nnunet_crossmod.nn import (
 )
 from nnunet_crossmod.training import CollapseTerms, Losses, Player, TranslatingTrainer, TranslationMode
 from nnunet_crossmod.training.hyperparameters import Bounds, Count, Index, Positive, Weight
+from nnunet_crossmod.training.translating import where_it_shows_something
 
 
 class Translations(NamedTuple):
@@ -186,6 +187,9 @@ class GLUATrainer(TranslatingTrainer):
         translated = network.decode(x, wanted)
         x_ij = network.encode(translated, wanted)
         reconstructed, cycled = network.decode(x, modality), network.decode(x_ij, modality)
+        reconstructed, translated, cycled, x, x_ij = (
+            where_it_shows_something(images, made) for made in (reconstructed, translated, cycled, x, x_ij)
+        )
         return Translations(images, modality, wanted, reconstructed, translated, cycled, x, x_ij)
 
     def translator_objective(self, batch: CrossModalBatch, outputs: Translations) -> Losses:

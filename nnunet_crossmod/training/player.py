@@ -71,6 +71,8 @@ class Player:
     def step(self, total: Tensor, scaler: Any | None) -> None:
         """Descend: the only place where an optimiser steps.
 
+        A gradient that is not finite counts as none; a gradient scaler sees to that by itself.
+
         Args:
             total: scalar.
             scaler: gradient scaler on CUDA, otherwise ``None``; the caller updates it once per iteration.
@@ -80,8 +82,11 @@ class Player:
         self._average_gradients()
         if scaler is not None:
             scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip)
+        length = torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip)
         if scaler is None:
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.masked_fill_(~length.isfinite(), 0.0)
             self.optimizer.step()
         else:
             scaler.step(self.optimizer)

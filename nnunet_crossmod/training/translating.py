@@ -36,6 +36,22 @@ class CollapseTerms(NamedTuple):
     advice: str
 
 
+FLAT = 0.02  # a standard deviation of a tenth, as z-score
+
+
+def where_it_shows_something(images: Tensor, made: Tensor) -> Tensor:
+    """What a generator made of images, without a gradient for those that are flat, as empty slices are.
+
+    Every instance norm on the way multiplies the gradient of a flat image by 1 / sqrt(eps): a dozen make it infinite.
+
+    Args:
+        images: (n, c, *s), −1 … 1.
+        made: (n, …).
+    """
+    flat = images.detach().flatten(1).std(1) < FLAT
+    return torch.where(flat.view(-1, *[1] * (made.ndim - 1)), made.detach(), made)
+
+
 class TranslatingTrainer(CrossModalTrainer):
     """Source scans are translated in the training step, with their labels; the segmenter sees them and real targets.
 

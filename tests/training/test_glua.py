@@ -76,6 +76,22 @@ def test_the_switch_is_an_epoch_and_both_stages_get_one(
     assert phases == ["stage 1", "stage 2"]
 
 
+def test_an_empty_slice_teaches_the_translator_nothing(make: MakeTrainer) -> None:
+    """Behind a dozen instance norms its gradient would be infinite."""
+    trainer = at(started(make(num_epochs=4)), 0)
+    batch = loaded_batch(trainer)
+    batch.images[1] = 0.3
+    translator = next(player for player in trainer.players if player.name == "translator").parameters()
+
+    def taught(sample: int) -> bool:
+        made = trainer.transfer(batch)
+        total = sum(maps[sample].square().sum() for maps in made[3:])
+        return any(g is not None and bool(g.any()) for g in torch.autograd.grad(total, translator, allow_unused=True))
+
+    assert taught(0)
+    assert not taught(1)
+
+
 def test_each_stage_moves_its_own_players(make: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = started(make(num_epochs=4))
     assert "phase: stage 1" in capsys.readouterr().out

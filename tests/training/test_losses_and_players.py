@@ -91,3 +91,11 @@ def test_state_goes_round() -> None:
     mine, theirs = player("one", one), player("one", copy)
     theirs.load_state_dict(mine.state_dict())
     assert torch.equal(one.weight, copy.weight)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_gradient_that_is_not_finite_counts_as_none(value: str) -> None:
+    one = nn.Linear(2, 2)
+    before = [p.detach().clone() for p in one.parameters()]
+    player("one", one).step((one(torch.ones(1, 2)) * torch.tensor([float(value), 1.0])).sum(), None)
+    assert all(torch.equal(a, b) for a, b in zip(before, one.parameters(), strict=True))
