@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from overhead import prepare
@@ -59,20 +60,8 @@ def killed(
     name: str, preprocessed: Path, base: Path, args: argparse.Namespace
 ) -> tuple[str, int, int, list[str], bool]:
     """One trainer: kills, iterations lost beyond the last checkpoint, damaged files, whether it went on afterwards."""
-    kind = load_trainer(name)
-    plans_name = f"kill_{name}"
-    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
-    settings = {"num_epochs": EPOCHS, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1}
-    settings |= {"seed": 0, **kind.presets.get("cpu", {})}
-    # two stages and a warm-up that ends lie within the first epochs
-    early = {"stage_1": 3 / EPOCHS, "warm_up": 3 / EPOCHS, "teacher_start": 3 / EPOCHS}
-    settings |= {option: value for option, value in early.items() if option in kind._hyperparameter_types}
-    small = configure(plans, plans_name, settings, preset="cpu", batch_size=2)
-    for planned in small["configurations"].values():
-        if "architecture" in planned:
-            network = planned["architecture"]["arch_kwargs"]
-            network["features_per_stage"] = [4] * network["n_stages"]
-    write_plans(small, preprocessed, overwrite=True)
+    small_plans(name, preprocessed, {"num_epochs": EPOCHS})
+    plans_name = f"small_{name}"
     fold = base / "nnUNet_results" / preprocessed.name / f"{name}__{plans_name}__{args.configuration}" / "fold_0"
     command = [sys.executable, "-m", "nnunet_crossmod.nnunet_runs", "train", preprocessed.name, args.configuration, "0"]
     command += ["--threads", "1", "-tr", name, "-p", plans_name, "-device", "cpu"]
@@ -104,6 +93,28 @@ def killed(
         kills += 1
         damaged += [file.name for file in sorted(fold.glob("*")) if not readable(file)]
     raise AssertionError("unreachable")
+
+
+def small_plans(name: str, preprocessed: Path, settings: dict[str, Any]) -> None:
+    """Write plans ``small_TRAINER``: a tiny network, and everything that a trainer begins later within three epochs."""
+    kind = load_trainer(name)
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+    settings = {
+        "num_iterations_per_epoch": 2,
+        "num_val_iterations_per_epoch": 1,
+        "save_every": 1,
+        "seed": 0,
+        **settings,
+    }
+    settings |= kind.presets.get("cpu", {})
+    early = dict.fromkeys(("stage_1", "warm_up", "teacher_start"), min(0.5, 3 / settings["num_epochs"]))
+    settings |= {option: value for option, value in early.items() if option in kind._hyperparameter_types}
+    small = configure(plans, f"small_{name}", settings, preset="cpu", batch_size=2)
+    for planned in small["configurations"].values():
+        if "architecture" in planned:
+            network = planned["architecture"]["arch_kwargs"]
+            network["features_per_stage"] = [4] * network["n_stages"]
+    write_plans(small, preprocessed, overwrite=True)
 
 
 def wait_for_epoch(process: subprocess.Popen[bytes], fold: Path, earlier: set[Path]) -> int | None:
