@@ -16,7 +16,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunet_crossmod.data import Case, CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["cases_of_fold", "check_fold", "in_background", "summary_of_cases"]
+__all__ = ["cases_of_fold", "check_fold", "end_workers", "in_background", "summary_of_cases"]
 
 
 def check_fold(file: Path, fold: int | str) -> None:
@@ -77,6 +77,31 @@ def summary_of_cases(block: CrossmodBlock, training: Mapping[str, Case], validat
     return "Cases seen in training: " + "; ".join(parts)
 
 
+class WatchedAugmenter(NonDetMultiThreadedAugmenter):  # type: ignore[misc]
+    """nnU-Net's, whose end is told in one line."""
+
+    def __next__(self) -> Any:
+        """The next batch.
+
+        Raises:
+            CrossmodError: one of its processes has died.
+        """
+        try:
+            return super().__next__()
+        except RuntimeError as error:
+            raise CrossmodError(
+                "a process that loads and augments has died; if it says nothing above, memory was full: set the "
+                "environment variable nnUNet_n_proc_DA to fewer processes, and continue with --c"
+            ) from error
+
+
+def end_workers(*loaders: Any) -> None:
+    """End the worker processes of loaders that have some; those that have ended already stay as they are."""
+    for loader in loaders:
+        if isinstance(loader, NonDetMultiThreadedAugmenter):
+            loader._finish()
+
+
 def in_background(
     training: nnUNetDataLoader, validation: nnUNetDataLoader, first_seed: int | None, device: torch.device
 ) -> tuple[Any, Any]:
@@ -95,9 +120,7 @@ def in_background(
         else:
             seeds = None if first_seed is None else [first_seed + i for i in range(workers)]
             pinned = device.type == "cuda"
-            augmenter = NonDetMultiThreadedAugmenter(
-                loader, None, workers, cached, seeds, pin_memory=pinned, wait_time=0.002
-            )
+            augmenter = WatchedAugmenter(loader, None, workers, cached, seeds, pin_memory=pinned, wait_time=0.002)
         return augmenter
 
     workers = get_allowed_n_proc_DA()

@@ -43,7 +43,8 @@ from nnunet_crossmod.training.input_check import (
     mixed_orientations,
     planned_configuration,
 )
-from nnunet_crossmod.training.loading import cases_of_fold, check_fold, in_background, summary_of_cases
+from nnunet_crossmod.training.interruption import stop_in_one_line
+from nnunet_crossmod.training.loading import cases_of_fold, check_fold, end_workers, in_background, summary_of_cases
 from nnunet_crossmod.training.losses import Losses
 from nnunet_crossmod.training.method import Method
 from nnunet_crossmod.training.optimizers import build_optimizer
@@ -402,11 +403,19 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
 
     # ---- the epoch ---------------------------------------------------------------------------------------------
 
+    def run_training(self) -> None:
+        """As nnU-Net's; the processes that load and augment end with a training that fails, too."""
+        try:
+            super().run_training()
+        finally:
+            end_workers(self.dataloader_train, self.dataloader_val)
+
     def on_train_start(self) -> None:
         """Nothing is trained before the input was found right; the record begins where the training does."""
         check_resumed(self)
         self.plans_manager.plans["crossmod"][EXPECTS_CROP] = training_scans_fill_their_box(self)
         super().on_train_start()
+        stop_in_one_line(self)
         keep_record(self)
         if self.device.type == "cpu":
             self.print_to_log_file(

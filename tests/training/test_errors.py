@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.plans import write_plans
 
 MakeTrainer = Callable[..., Any]
 
@@ -207,3 +216,50 @@ def test_inference_needs_the_plans_of_the_results_folder(make_trainer: MakeTrain
     del trainer.plans_manager.plans["crossmod"]["modalities"]
     with pytest.raises(CrossmodError, match="results folder"):
         trainer.initialize()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_is_told_in_one_line(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    trainer = make_trainer("SourceOnlyTrainer")
+    trainer.initialize()
+    training, validation = trainer.get_dataloaders()
+    try:
+        next(training)
+        for worker in training._processes:
+            worker.kill()
+        with pytest.raises(CrossmodError, match=r"augments has died.*nnUNet_n_proc_DA.*--c"):
+            deque(training, maxlen=1)  # what the worker had made before, then the end
+    finally:
+        validation._finish()
+
+
+def test_sigterm_ends_a_training_in_one_line_and_its_workers(dataset: Path, nnunet: dict[str, Path]) -> None:
+    plans = json.loads((dataset / "nnUNetPlans_tiny.json").read_text())
+    plans["crossmod"] |= {"num_epochs": 1000, "save_every": 1}
+    write_plans(plans | {"plans_name": "long"}, dataset)
+    command = [sys.executable, "-m", "nnunet_crossmod.nnunet_runs", "train", dataset.name, "2d", "0"]
+    command += ["--threads", "1", "-tr", "SourceOnlyTrainer", "-p", "long", "-device", "cpu"]
+    environment = {**os.environ, "nnUNet_n_proc_DA": "1"}
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    results = nnunet["nnUNet_results"] / dataset.name / "SourceOnlyTrainer__long__2d"
+    checkpoint = results / "fold_0" / "checkpoint_latest.pth"
+    try:
+        while not checkpoint.is_file() and process.poll() is None:
+            time.sleep(0.1)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+        last = said.strip().splitlines()[-1]
+        assert last.startswith("Error: told to stop (SIGTERM) in epoch ")
+        assert last.endswith(f"{checkpoint} is whole: continue with --c")
+        assert "Traceback" not in said
+        assert process.returncode == 1
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+        torch.load(checkpoint, weights_only=False)
+    finally:
+        process.kill()
+        shutil.rmtree(results, ignore_errors=True)
+        (dataset / "long.json").unlink()
