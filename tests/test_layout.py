@@ -33,7 +33,7 @@ ALLOWED = {
         "pseudo_labels",
         "prototypes",
     },
-    "inference": {"inference", "data", "raw", "nn", "losses", "errors", "paths"},
+    "inference": {"inference", "data", "raw", "nn", "losses", "errors", "paths", "plans"},
     "evaluation": {"evaluation", "data", "raw", "nn", "losses", "errors", "paths"},
     "report": {
         "report",

@@ -7,9 +7,9 @@ gradient comes back to each process as many times as there are processes, which 
 from __future__ import annotations
 
 import torch
-from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.nn.functional import all_gather, all_reduce
 from torch.nn import functional
 
 __all__ = ["gathered", "summed"]
@@ -27,7 +27,7 @@ def summed(tensor: Tensor) -> Tensor:
     """
     if _alone():
         return tensor
-    total: Tensor = AllGatherGrad.apply(tensor.contiguous()).sum(0)
+    total: Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
     return total
 
 
@@ -44,5 +44,5 @@ def gathered(tensor: Tensor) -> Tensor:
     dist.all_gather(lengths, here)
     counts = [int(length) for length in lengths]
     padding = (0, 0) * (tensor.ndim - 1) + (0, max(counts) - len(tensor))
-    together = AllGatherGrad.apply(functional.pad(tensor, padding).contiguous())
+    together = all_gather(functional.pad(tensor, padding))  # type: ignore[no-untyped-call]
     return torch.cat([rows[:count] for rows, count in zip(together, counts, strict=True)])
