@@ -109,7 +109,7 @@ class CISFATrainer(TranslatingTrainer):
     def build_players(self, segmenter: Player) -> list[Player]:
         channels, size = self.num_input_channels - 1, list(self.configuration_manager.patch_size)
         adam = partial(self.opponent, betas=(0.5, 0.999), constant=True)
-        self.translator = self.build_translator(self.plans_manager, self.configuration_manager, channels)
+        self.translator = self.planned_translator()
         self.patch_heads = nn.ModuleList(map(ProjectionHead, self.translator.generator.feature_channels))
         trained = {"translator": self.translator, **({"patch_heads": self.patch_heads} if self.pcl_weight > 0 else {})}
         g = {"lr": self.generator_lr, "forward": self.translation}

@@ -78,7 +78,8 @@ class GLUATrainer(TranslatingTrainer):
 
     style_transfer: bool = True
     stage_1: Annotated[float, Bounds(0, 1, above=True, below=True)] = 0.2
-    """Share of the training that is stage 1, rounded to whole epochs; each stage has at least one."""
+    """Share of the training that is stage 1, rounded to whole epochs; each stage has at least one. There is no stage 1
+    where ``translator_checkpoint`` names the translator."""
     style_width: Count = 64
     style_blocks: Count = 4
     style_mode: TranslationMode = "volume"
@@ -108,7 +109,7 @@ class GLUATrainer(TranslatingTrainer):
     def check_plan(self, planned: dict[str, Any]) -> None:
         stages = planned["architecture"]["arch_kwargs"]["n_stages"] - (self.feature_side == "decoder")
         self.check_option("feature_stage", (self.feature_stage or 0) < stages, f"0 … {stages - 1}, or null")
-        self.check_option("num_epochs", self.num_epochs > 1 or not self.style_transfer, "at least 2, one per stage")
+        self.check_option("num_epochs", self.num_epochs > 1 or not self.has_stage_1, "at least 2, one per stage")
         total = self.reconstruction_weight + self.cycle_weight + self.content_weight + self.gan_weight
         self.check_option("reconstruction_weight", total > 0, "above 0 where the other weights of stage 1 are 0")
 
@@ -117,9 +118,14 @@ class GLUATrainer(TranslatingTrainer):
         return self.style_transfer
 
     @property
+    def has_stage_1(self) -> bool:
+        """Whether a translator is trained: there may be none, or one that was trained before."""
+        return self.style_transfer and self.translator_checkpoint is None
+
+    @property
     def stage_2(self) -> int:
         """The epoch in which stage 2 begins."""
-        if not self.style_transfer:
+        if not self.has_stage_1:
             return 0
         return min(max(1, round(self.stage_1 * self.num_epochs)), self.num_epochs - 1)
 
@@ -161,7 +167,7 @@ class GLUATrainer(TranslatingTrainer):
 
     def players_of_stage_1(self) -> list[Player]:
         channels, size = self.num_input_channels - 1, list(self.configuration_manager.patch_size)
-        self.translator = self.build_translator(self.plans_manager, self.configuration_manager, channels)
+        self.translator = self.planned_translator()
         translator = nn.ModuleDict({"translator": self.translator})
         judge = self.image_discriminator = DomainImageDiscriminator(
             channels, size[self.translator.slicewise :], len(self.block.modalities), self.image_discriminator_width

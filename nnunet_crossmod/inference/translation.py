@@ -17,6 +17,7 @@ from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.preprocessing import Recipe, read_case
 from nnunet_crossmod.inference.scans import check_replaceable, find_cases
 from nnunet_crossmod.inference.trained_model import TrainedModel
+from nnunet_crossmod.nn import translator_state
 from nnunet_crossmod.nn.generators import flicker
 from nnunet_crossmod.paths import load_trainer
 from nnunet_crossmod.raw.atomic_folder import atomic_folder
@@ -24,7 +25,6 @@ from nnunet_crossmod.raw.block import CrossmodBlock
 
 __all__ = ["Translation", "load_translation", "translate_folder"]
 
-PREFIX = "translator."
 """Of the weights in a checkpoint: a trainer that translates has a player whose module holds a ``translator``."""
 
 
@@ -106,14 +106,7 @@ def load_translation(model: TrainedModel, device: torch.device) -> Translation:
     dataset_json = model.dataset_json
     block = CrossmodBlock.from_dataset_json(dataset_json, str(model.folder / "dataset.json"))
     network: nn.Module = kind.build_translator(manager, planned, len(dataset_json["channel_names"]) - 1)
-    saved = torch.load(file, map_location="cpu", weights_only=False).get("crossmod", {}).get("players", {})
-    weights = {
-        name.removeprefix(PREFIX): value
-        for player in saved.values()
-        for module in player["modules"]
-        for name, value in module.items()
-        if name.startswith(PREFIX)
-    }
+    weights = translator_state(torch.load(file, map_location="cpu", weights_only=False))
     if not weights:
         raise CrossmodError(f"{file} holds no generator: give the checkpoint of a model that {model.trainer} trained")
     network.load_state_dict(weights)

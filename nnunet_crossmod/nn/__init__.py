@@ -29,6 +29,7 @@ from nnunet_crossmod.nn.generators import (
     flicker,
     from_slices,
     translator_plan,
+    translator_state,
 )
 from nnunet_crossmod.nn.intensity_map import from_unit, to_unit
 from nnunet_crossmod.nn.joint_architectures import EncoderPerModality, ModalityGain, ModulatedUNet, encoder_per_modality
@@ -80,4 +81,5 @@ __all__ = [
     "stock_state",
     "to_unit",
     "translator_plan",
+    "translator_state",
 ]

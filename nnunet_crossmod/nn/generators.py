@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from dynamic_network_architectures.building_blocks.helper import (
@@ -23,6 +23,7 @@ __all__ = [
     "from_slices",
     "initialise",
     "translator_plan",
+    "translator_state",
 ]
 
 LARGEST = 0.999  # of an image's −1 … 1, so that its inverse hyperbolic tangent is finite
@@ -203,6 +204,21 @@ def flicker(volume: Tensor) -> Tensor:
     """
     volume = volume.float()
     return volume.diff(dim=2).abs().mean() / volume.std().clamp(min=1e-6)
+
+
+TRANSLATOR = "translator."
+
+
+def translator_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of the translator that some player of a trainer's checkpoint trains; empty where none does."""
+    players = checkpoint.get("crossmod", {}).get("players", {})
+    return {
+        name.removeprefix(TRANSLATOR): value
+        for player in players.values()
+        for module in player["modules"]
+        for name, value in module.items()
+        if name.startswith(TRANSLATOR)
+    }
 
 
 class ImageTranslator(nn.Module):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from nnunet_crossmod.data import CrossModalBatch
+from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.losses import Game, detect, fool, probability_of_real
-from nnunet_crossmod.nn import ImageTranslator, flicker
+from nnunet_crossmod.nn import ImageTranslator, flicker, translator_state
 from nnunet_crossmod.training.collapse import collapse_warnings, foreground_variance
 from nnunet_crossmod.training.hyperparameters import Share
 from nnunet_crossmod.training.losses import Losses
@@ -62,6 +63,10 @@ class TranslatingTrainer(CrossModalTrainer):
     raw_share: Share = 0.5
     """Share of the source samples that the segmenter sees untranslated."""
 
+    translator_checkpoint: str | None = None
+    """Checkpoint of another training by the same trainer on the same data set: its translator is where this one's
+    begins, so that several trainings share what took long to learn."""
+
     translates_scans = True
 
     translator: ImageTranslator
@@ -79,6 +84,30 @@ class TranslatingTrainer(CrossModalTrainer):
             channels: image channels.
         """
         raise NotImplementedError(f"{cls.__name__} does not say what its translator is")
+
+    def planned_translator(self) -> Any:
+        """The translator of these plans, with the weights of ``translator_checkpoint`` where there is one.
+
+        Raises:
+            CrossmodError: a checkpoint that is missing, or whose translator is another.
+        """
+        channels = self.num_input_channels - 1
+        translator = self.build_translator(self.plans_manager, self.configuration_manager, channels)
+        if self.translator_checkpoint is None:
+            return translator
+        file = Path(self.translator_checkpoint)
+        if not file.is_file():
+            raise CrossmodError(f"translator_checkpoint = {file} is no file: name a checkpoint_final.pth")
+        weights = translator_state(torch.load(file, map_location="cpu", weights_only=False))
+        try:
+            translator.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CrossmodError(
+                f"translator_checkpoint = {file} holds {'another' if weights else 'no'} translator: name one that "
+                f"{type(self).__name__} wrote with the same widths and modalities"
+            ) from error
+        self.print_to_log_file(f"The translator is that of {file}")
+        return translator
 
     @property
     def translates(self) -> bool:

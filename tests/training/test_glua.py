@@ -18,6 +18,7 @@ from nnunet_crossmod.cli import main
 from nnunet_crossmod.data import CrossModalBatch
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.losses import fool
+from nnunet_crossmod.nn import translator_state
 
 MakeTrainer = Callable[..., Any]
 SMALL = {
@@ -90,6 +91,37 @@ def test_an_empty_slice_teaches_the_translator_nothing(make: MakeTrainer) -> Non
 
     assert taught(0)
     assert not taught(1)
+
+
+def test_a_translator_is_taken_over_and_then_there_is_no_stage_1(make: MakeTrainer, tmp_path: Path) -> None:
+    first = at(started(make(num_epochs=2)), 0)
+    first.train_step(next(first.dataloader_train))
+    file = tmp_path / "checkpoint_final.pth"
+    first.save_checkpoint(str(file))
+    second = at(started(make(num_epochs=2, translator_checkpoint=str(file))), 0)
+    assert second.phase().startswith("stage 2")
+    before = second.translator.state_dict()
+    for name, value in first.translator.state_dict().items():
+        assert torch.equal(value, before[name])
+    second.train_step(next(second.dataloader_train))
+    assert {player.name for player in second.playing()} == STAGE_2
+    second.save_checkpoint(str(file))  # translate finds it there, too
+    kept = translator_state(torch.load(file, weights_only=False))
+    assert all(torch.equal(kept[name], value) for name, value in first.translator.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [({}, "is no file"), ({"style_width": 8}, "another translator"), (None, "holds no translator")]
+)
+def test_a_translator_that_does_not_fit_is_refused(
+    change: dict[str, Any] | None, says: str, make: MakeTrainer, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    file = tmp_path / "checkpoint_final.pth"
+    if change != {}:
+        other = started(make(**change) if change else make_trainer("SourceOnlyTrainer"))
+        other.save_checkpoint(str(file))
+    with pytest.raises(CrossmodError, match=says):
+        make(translator_checkpoint=str(file)).initialize()
 
 
 def test_each_stage_moves_its_own_players(make: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
