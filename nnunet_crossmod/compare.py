@@ -17,9 +17,10 @@ from typing import Any, cast
 import pandas as pd
 
 from nnunet_crossmod import trained_on
+from nnunet_crossmod.comparison_tables import CEILING, FLOOR, ComparisonTables, with_spread_over_seeds
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.evaluation import METRICS, evaluate_folder, read_scores, write_evaluation
-from nnunet_crossmod.evaluation.comparison import RECORD, Roles, check_roles, compare, shown, to_latex, to_markdown
+from nnunet_crossmod.evaluation import evaluate_folder, read_scores, write_evaluation
+from nnunet_crossmod.evaluation.comparison import RECORD, Roles, check_roles, compare
 from nnunet_crossmod.nnunet_runs import cores, predict, train
 from nnunet_crossmod.paths import (
     check_trainer,
@@ -36,7 +37,6 @@ from nnunet_crossmod.raw.block import Case, CrossmodBlock, entry_of
 
 __all__ = ["Comparison", "Method", "Run", "cases_seen", "read_method", "roles_of"]
 
-FLOOR, CEILING = "SourceOnlyTrainer", "TargetSupervisedTrainer"
 WITH_NNUNETS_AUGMENTATION = {"augmentation": "nnunet"}
 """Settings of the second floor, without the strong augmentation that all other rows share."""
 FINAL = "checkpoint_final.pth"
@@ -193,7 +193,11 @@ class Comparison:
         scores.to_csv(self.work / "scores.csv", index=False)
         table = with_spread_over_seeds(compare(scores, titles, roles, block.target), scores)
         modalities = [m for m in (*block.target, *block.source) if m in set(table["modality"])]
-        self._write(table, scores, modalities, roles, self._conditions(titles, block, runs))
+        second = [m.title for m in self.methods if m.trainer == FLOOR and m.settings == WITH_NNUNETS_AUGMENTATION]
+        tables = ComparisonTables(
+            self.configuration, self.tolerance, len(self.seeds), roles, second[0] if second else None
+        )
+        tables.write(self.work, table, scores, modalities, self._conditions(titles, block, runs))
         return table
 
     def train_and_predict(self, scans: Path, ending: str) -> list[Run]:
@@ -474,99 +478,6 @@ class Comparison:
             ],
         }
         (self.work / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    def _write(
-        self,
-        table: pd.DataFrame,
-        scores: pd.DataFrame,
-        modalities: Sequence[str],
-        roles: Roles,
-        conditions: pd.DataFrame,
-    ) -> None:
-        markdown, latex = [], []
-        for modality in modalities:
-            text, heading = self._shown(table, modality, roles), self._heading(table, modality)
-            print(f"\n{heading}\n\n{text.to_string(index=False)}")
-            markdown.append(f"## {heading}\n\n{to_markdown(text)}\n")
-            latex.append(to_latex(text, heading))
-        notes = self._notes(table, roles)
-        print("\n" + notes)
-        print(f"\nTrained with\n\n{conditions.to_string(index=False)}")
-        per_scan = dice_per_scan(scores)
-        per_scan.to_csv(self.work / "scans.csv", index=False)
-        markdown += [notes, f"\n## Trained with\n\n{to_markdown(conditions)}\n"]
-        markdown += [f"## Dice per scan, mean over structures and models\n\n{to_markdown(per_scan.round(3))}\n"]
-        (self.work / "table.md").write_text("\n".join(markdown), encoding="utf-8")
-        (self.work / "table.tex").write_text("\n\n".join(latex) + "\n", encoding="utf-8")
-        table.to_csv(self.work / "table.csv", index=False)
-        print(f"\ntables: {self.work / 'table.md'}, table.csv, table.tex; scans: scans.csv, scores.csv")
-
-    def _shown(self, table: pd.DataFrame, modality: str, roles: Roles) -> pd.DataFrame:
-        """The table as text; where the second floor is among the rows, with every row's gain over it."""
-        text = shown(table, modality, roles)
-        second = self._second_floor()
-        rows = table[table["modality"] == modality].set_index("method")["dice mean"]
-        if second in rows:
-            text["over nnU-Net's augmentation"] = [f"{value - rows[second]:+.3f}" for value in rows]
-        return text
-
-    def _second_floor(self) -> str | None:
-        rows = [m.title for m in self.methods if m.trainer == FLOOR and m.settings == WITH_NNUNETS_AUGMENTATION]
-        return rows[0] if rows else None
-
-    def _heading(self, table: pd.DataFrame, modality: str) -> str:
-        row = table[table["modality"] == modality].iloc[0]
-        return f"{modality}, {self.configuration}: {row['cases']} test scans, {row['runs']} run(s) of each method"
-
-    def _notes(self, table: pd.DataFrame, roles: Roles) -> str:
-        notes = [
-            "Mean over test scans ± standard deviation over seeds (with one seed, none is given); NSD at "
-            f"{self.tolerance:g} mm. A structure missed or invented counts with Dice and NSD 0 and the image's "
-            "diagonal."
-        ]
-        if roles.floor and roles.ceiling:
-            notes.append(f"Gap closed: share of the way in mean Dice from {roles.floor} to {roles.ceiling}.")
-        else:
-            missing = [row for row, role in ((FLOOR, roles.floor), (CEILING, roles.ceiling)) if role is None]
-            notes.append(f"Add {' and '.join(missing)} to see the share of the gap closed.")
-        if second := self._second_floor():
-            notes.append(f"Two floors: {roles.floor or FLOOR}, and with nnU-Net's own augmentation {second}.")
-        if len(self.seeds) < 3:
-            notes.append("Fewer than three seeds: differences between rows may be differences between seeds.")
-        fewest = int(table["cases"].min())
-        notes.append(
-            f"p: two-sided Wilcoxon signed-rank test against {roles.against}, mean Dice, paired by scan, not corrected "
-            "for the number of rows"
-            + (f"; with {fewest} scans it cannot fall below {2 ** (1 - fewest):.3g}." if fewest < 10 else ".")
-        )
-        return "\n".join(notes)
-
-
-def with_spread_over_seeds(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """The table with standard deviations over seeds in place of those over scans.
-
-    A seed's score is its mean over folds and scans; without seeds, that of a fold is its mean over scans.
-    """
-    table = table.copy()
-    scores = scores.reset_index(drop=True)
-    repeat = scores["seed"].where(scores["seed"].notna(), scores["run"])
-    metrics = list(METRICS)
-    for index, row in table.iterrows():
-        mine = scores[(scores["modality"] == row["modality"]) & (scores["method"] == row["method"])]
-        per_structure = mine.assign(repeat=repeat).groupby(["structure", "repeat"])[metrics].mean()
-        per_scan = mine.assign(repeat=repeat).groupby(["repeat", "run", "case"])[metrics].mean()
-        spread = per_structure.groupby("structure").std()
-        spread.loc["mean"] = per_scan.groupby("repeat").mean().std()
-        for structure in spread.index:
-            for metric in metrics:
-                table.loc[index, f"{metric} {structure} std"] = spread.loc[structure, metric]
-    return table
-
-
-def dice_per_scan(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per scan, one column per method: mean Dice over structures, runs averaged."""
-    per_scan = scores.groupby(["modality", "case", "method"], sort=False)["dice"].mean()
-    return cast("pd.DataFrame", per_scan.unstack("method").reset_index())
 
 
 def cases_seen(trainer: str, block: CrossmodBlock) -> list[Case]:

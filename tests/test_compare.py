@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from nnunet_crossmod import compare, nnunet_runs, trained_on
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.compare import read_method, roles_of
+from nnunet_crossmod.comparison_tables import with_spread_over_seeds
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import METRICS
 from nnunet_crossmod.paths import load_trainer
@@ -317,9 +318,9 @@ def test_the_spread_is_over_seeds_not_over_scans() -> None:
     ]
     columns = [f"{metric} {structure} std" for metric in METRICS for structure in ("Myo", "LV", "mean")]
     table = pd.DataFrame([{"modality": "lge", "method": "A", **dict.fromkeys(columns, 9.0)}])
-    spread = compare.with_spread_over_seeds(table, pd.DataFrame(rows))
+    spread = with_spread_over_seeds(table, pd.DataFrame(rows))
     np.testing.assert_allclose(spread[columns], 0.1)
-    alone = compare.with_spread_over_seeds(table, pd.DataFrame(rows[:4]))
+    alone = with_spread_over_seeds(table, pd.DataFrame(rows[:4]))
     assert alone[columns].isna().all(axis=None)
 
 
