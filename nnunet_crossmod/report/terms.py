@@ -49,6 +49,7 @@ _LOSSES = (
         "norm of the gradient of this term, 'segmentation': of all that are not adaptation (not trained on)",
     ),
     ("share_.*", "pull of this term as a share of the segmentation's (not trained on)"),
+    ("source_volume_.*", "share of the source's voxels that are predicted as this structure (not trained on)"),
     ("volume_.*", "share of the target's voxels that are predicted as this structure (not trained on)"),
     ("certainty", "how certain the predictions on the target are: 0 uniform doubt, 1 certain (not trained on)"),
     (".*_variance", "variance within the foreground; near 0 means collapsed images (not trained on)"),

@@ -15,53 +15,61 @@ __all__ = ["SHARE", "VOLUME", "adaptation_warnings", "drift_warnings", "target_f
 
 SHARE = "share_"
 VOLUME = "volume_"
+SOURCE_VOLUME = "source_volume_"
+LEAST = 1e-6  # share of the voxels
 CERTAINTY = "certainty"
 EPOCHS = 3  # at the end of the warm-up, that are compared with
 MOST_CHANGE = 2.0
 
 
 @torch.no_grad()
-def target_figures(logits: Tensor, structures: Mapping[str, int]) -> dict[str, Tensor]:
+def target_figures(logits: Tensor, is_target: Sequence[bool], structures: Mapping[str, int]) -> dict[str, Tensor]:
     """How certain the predictions of target samples are, and the share of the voxels that every structure takes.
 
     Args:
-        logits: of target samples (n, k, *s).
+        logits: (n, k, *s).
+        is_target: of every sample; the others are source.
         structures: name → label.
 
     Returns:
         ``certainty``, 1 − entropy as a share of log k, voxels weighted by their probability of foreground;
-        ``volume_NAME`` of every structure. Nothing where there is no sample.
+        ``volume_NAME`` and ``source_volume_NAME`` of every structure. Nothing where either role has no sample.
     """
-    if len(logits) == 0:
+    if all(is_target) or not any(is_target):
         return {}
-    probabilities = logits.float().softmax(1)
-    sums = tally(probabilities, torch.ones(len(logits), dtype=torch.bool, device=logits.device))
-    volumes = sums.volumes[1] / sums.volumes[1].sum()
-    shares = {f"{VOLUME}{name}": volumes[label] for name, label in structures.items()}
-    return {CERTAINTY: certainty(sums.doubt), **shares}
+    sums = tally(logits.float().softmax(1), torch.tensor(is_target).to(logits.device, non_blocking=True))
+    figures = {CERTAINTY: certainty(sums.doubt)}
+    for prefix, volumes in zip((SOURCE_VOLUME, VOLUME), sums.volumes / sums.volumes.sum(1, keepdim=True), strict=True):
+        figures |= {f"{prefix}{name}": volumes[label] for name, label in structures.items()}
+    return figures
 
 
 def drift_warnings(warm_up: Sequence[Mapping[str, Any]], now: Mapping[str, float]) -> list[str]:
-    """Say which structures have grown or shrunk on the target since adaptation began.
+    """Say which structures have grown or shrunk on the target since adaptation began, against the source.
+
+    A network that learns finds less and less of a structure in both, until it finds what is there; so a structure is
+    measured by its share of the source's voxels.
 
     Args:
         warm_up: the epochs before, ``player/term`` → mean.
         now: the epoch that has just ended.
 
     Returns:
-        one sentence for every structure whose share of the target's voxels has more than doubled or halved.
+        one sentence for every structure that has more than doubled or halved in that measure.
     """
     warnings = []
     for term, value in now.items():
         structure = term.partition(f"/{VOLUME}")[2]
-        before = [row[term] for row in warm_up[-EPOCHS:] if term in row]
-        if not structure or not before:
+        on_source = term.replace(f"/{VOLUME}", f"/{SOURCE_VOLUME}")
+        before = [row[term] / max(row[on_source], LEAST) for row in warm_up[-EPOCHS:] if on_source in row]
+        if not structure or not before or on_source not in now:
             continue
-        mean = sum(before) / len(before)
-        if not mean / MOST_CHANGE <= value <= mean * MOST_CHANGE:
+        mean, ratio = sum(before) / len(before), value / max(now[on_source], LEAST)
+        if not mean / MOST_CHANGE <= ratio <= mean * MOST_CHANGE:
             warnings.append(
-                f"{structure} takes {100 * value:.2g} % of the target's voxels, {100 * mean:.2g} % before adaptation "
-                "began: look at predictions of target scans, and lower adaptation_share or the terms' weights"
+                f"{structure} takes {100 * value:.2g} % of the target's voxels, {ratio:.2g} times its share of the "
+                f"source's, {mean:.2g} times before adaptation began: look at predictions of target scans, and lower "
+                "adaptation_share or the terms' weights"
             )
     return warnings
 

@@ -363,8 +363,9 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             losses.add("teacher", self._teacher_term(batch, outputs), self.teacher_weight * self.teacher_share)
         if self.step % FIGURES_EVERY == 0:
             shown, logits = getattr(outputs, "batch", batch), outputs.logits[0]
-            target = logits[shown.target_rows] if len(logits) == len(shown.images) else logits[:0]
-            losses.figures |= target_figures(target, self.block.labels)
+            if len(logits) == len(shown.images):
+                is_target = [case.modality in self.block.target for case in shown.cases]
+                losses.figures |= target_figures(logits, is_target, self.block.labels)
 
     def _teacher_term(self, batch: CrossModalBatch, outputs: Any) -> Tensor:
         assert batch.pseudo_labels is not None

@@ -65,21 +65,29 @@ def test_a_gradient_that_overflows_changes_no_norm() -> None:
 
 
 def test_figures_of_the_target() -> None:
-    logits = torch.full((2, 3, 4, 4), -30.0)
+    logits = torch.full((3, 3, 4, 4), -30.0)
     logits[:, 0] = 0
-    logits[:, 1, 0], logits[:, 0, 0] = 0, -30
-    figures = target_figures(logits, {"LV": 1, "RV": 2})
+    logits[1:, 1, 0], logits[1:, 0, 0] = 0, -30
+    logits[0, 2, :2], logits[0, 0, :2] = 0, -30
+    figures = target_figures(logits, [False, True, True], {"LV": 1, "RV": 2})
+    assert figures["source_volume_RV"] == pytest.approx(0.5)
+    assert figures["source_volume_LV"] == pytest.approx(0, abs=1e-6)
     assert figures["volume_LV"] == pytest.approx(0.25)
     assert figures["volume_RV"] == pytest.approx(0, abs=1e-6)
     assert figures["certainty"] == pytest.approx(1, abs=1e-4)
-    assert target_figures(logits[:0], {"LV": 1}) == {}
+    assert target_figures(logits[1:], [True, True], {"LV": 1}) == {}
 
 
 def test_a_structure_that_shrinks_after_the_warm_up_is_named() -> None:
-    rows = [{"segmenter/volume_LV": 0.02, "segmenter/volume_RV": 0.03}] * 4
-    (warning,) = drift_warnings(rows, {"segmenter/volume_LV": 0.006, "segmenter/volume_RV": 0.04, "segmenter/sup": 0.1})
-    assert warning.startswith("LV takes 0.6 % of the target's voxels, 2 % before adaptation began")
-    assert drift_warnings([], {"segmenter/volume_LV": 0.006}) == []
+    def row(target: float, source: float) -> dict[str, float]:
+        return {f"segmenter/{which}_LV": share for which, share in (("volume", target), ("source_volume", source))}
+
+    (warning,) = drift_warnings([row(0.2, 0.2), row(0.08, 0.08)], row(0.006, 0.02) | {"segmenter/sup": 0.1})
+    assert warning.startswith(
+        "LV takes 0.6 % of the target's voxels, 0.3 times its share of the source's, 1 times before adaptation began"
+    )
+    assert drift_warnings([row(0.26, 0.2)], row(0.05, 0.06)) == []  # it has learned, on both
+    assert drift_warnings([], row(0.006, 0.02)) == []
 
 
 def test_an_adversary_that_is_no_match_is_named() -> None:
