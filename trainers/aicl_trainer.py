@@ -44,14 +44,14 @@ def held(features: Tensor, rows: Rows) -> Tensor:
 class AICLTrainer(CrossModalTrainer):
     """l = l_sup + csc_weight · l_csc + fpc_weight · l_fpc (Eq. 6) on an encoder with conditional instance norm (Eq. 1).
 
-    Differs from the paper: l_csc is off by default, since it has not been seen to add on the strong base; the
-    contrastive terms join after ``warm_up`` of the training, when pseudo-labels have taken shape; unpaired scans are
-    compared by class descriptors, since flattened probability maps presuppose registration; where no target scan is
-    annotated, the contrastive terms move the target towards the source, not the reverse.
+    Differs from the paper: l_sup is nnU-Net's Dice and cross-entropy, since Dice-focal learns slower; l_csc is off by
+    default, since it has not been seen to add on the strong base; the contrastive terms join after ``warm_up`` of the
+    training, when pseudo-labels have taken shape; unpaired scans are compared by class descriptors, since flattened
+    probability maps presuppose registration; where no target scan is annotated, the contrastive terms move the target
+    towards the source, not the reverse.
     """
 
     conditioning = "encoder"
-    segmentation_loss = "dice_focal"
     optimizer_name = "adam"
     initial_lr = 1e-4
     weight_decay = 1e-5

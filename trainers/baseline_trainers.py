@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -51,8 +52,9 @@ class JointTrainer(_SupervisedTrainer):
     Where the target has no annotation at all, its norms take the source's affine.
     """
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"segmentation_loss": "dice_focal"}}
+
     conditioning = "encoder"
-    segmentation_loss = "dice_focal"
     optimizer_name = "adam"
     initial_lr = 1e-4
     weight_decay = 1e-5
