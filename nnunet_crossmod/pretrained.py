@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from nnunet_crossmod.paths import dataset_folder, let_nnunet_find_trainers, load
 from nnunet_crossmod.training.hyperparameters import resolve
 from nnunet_crossmod.training.input_check import planned_configuration
 from nnunet_crossmod.training.strong_base import resolve_augmentation
+from nnunet_crossmod.weights import read_checkpoint
 
 __all__ = ["Adapted", "adapt_file", "adapt_weights"]
 
@@ -114,10 +114,9 @@ def adapt_file(
     remedy = "plan it with nnUNetv2_plan_and_preprocess"
     plans, dataset_json = (read_json(folder / name, remedy) for name in (f"{plans_name}.json", "dataset.json"))
     network, channels = _network(trainer, plans, configuration, dataset_json)
-    try:
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"]
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise CrossmodError(f"{checkpoint} is no checkpoint of nnU-Net ({type(error).__name__}): check -i") from error
+    weights = read_checkpoint(checkpoint).get("network_weights")
+    if not isinstance(weights, Mapping):
+        raise CrossmodError(f"{checkpoint} is no checkpoint of nnU-Net: it has no network_weights; check -i")
     adapted = adapt_weights(network, weights, channels)
     if adapted.share < LEAST_SHARE:
         raise CrossmodError(

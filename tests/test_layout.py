@@ -32,8 +32,9 @@ ALLOWED = {
         "precision",
         "pseudo_labels",
         "prototypes",
+        "weights",
     },
-    "inference": {"inference", "data", "raw", "nn", "losses", "errors", "paths", "plans"},
+    "inference": {"inference", "data", "raw", "nn", "losses", "errors", "paths", "plans", "weights"},
     "evaluation": {"evaluation", "data", "raw", "nn", "losses", "errors", "paths"},
     "report": {
         "report",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,7 @@ class TrainedModel:
 
         let_nnunet_find_trainers()
         try:
+            self._warn_of_code()
             with contextlib.redirect_stdout(io.StringIO()):  # what it says is of no use here
                 predictor = nnUNetPredictor(**options)
                 predictor.initialize_from_trained_model_folder(str(self.folder), list(self.folds), self.checkpoint)
@@ -107,6 +109,19 @@ class TrainedModel:
                 "-chk"
             ) from error
         return predictor
+
+    def _warn_of_code(self) -> None:
+        """nnU-Net reads checkpoints as pickles, which may run code: say so where one holds more than weights."""
+        from nnunet_crossmod.weights import what_could_run
+
+        for fold in self.folds:
+            file = self.folder / f"fold_{fold}" / self.checkpoint
+            if strange := what_could_run(file):
+                warnings.warn(
+                    f"{file} calls {', '.join(strange[:3])} when nnU-Net reads it, as no checkpoint of nnU-Net does: "
+                    "use it only if you trust whoever made it",
+                    stacklevel=2,
+                )
 
 
 def untranslated(trainer: str, source: Sequence[str], plans: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from nnunet_crossmod.nn.generators import flicker
 from nnunet_crossmod.paths import load_trainer
 from nnunet_crossmod.raw.atomic_folder import atomic_folder
 from nnunet_crossmod.raw.block import CrossmodBlock
+from nnunet_crossmod.weights import read_checkpoint
 
 __all__ = ["Translation", "load_translation", "translate_folder"]
 
@@ -106,7 +107,7 @@ def load_translation(model: TrainedModel, device: torch.device) -> Translation:
     dataset_json = model.dataset_json
     block = CrossmodBlock.from_dataset_json(dataset_json, str(model.folder / "dataset.json"))
     network: nn.Module = kind.build_translator(manager, planned, len(dataset_json["channel_names"]) - 1)
-    weights = translator_state(torch.load(file, map_location="cpu", weights_only=False))
+    weights = translator_state(read_checkpoint(file))
     if not weights:
         raise CrossmodError(f"{file} holds no generator: give the checkpoint of a model that {model.trainer} trained")
     network.load_state_dict(weights)

@@ -18,6 +18,7 @@ from nnunet_crossmod.training.collapse import collapse_warnings, foreground_vari
 from nnunet_crossmod.training.hyperparameters import Share
 from nnunet_crossmod.training.losses import Losses
 from nnunet_crossmod.training.trainer import CrossModalTrainer
+from nnunet_crossmod.weights import read_checkpoint
 
 __all__ = ["CollapseTerms", "TranslatingTrainer", "TranslationMode"]
 
@@ -98,7 +99,7 @@ class TranslatingTrainer(CrossModalTrainer):
         file = Path(self.translator_checkpoint)
         if not file.is_file():
             raise CrossmodError(f"translator_checkpoint = {file} is no file: name a checkpoint_final.pth")
-        weights = translator_state(torch.load(file, map_location="cpu", weights_only=False))
+        weights = translator_state(read_checkpoint(file))
         try:
             translator.load_state_dict(weights)
         except RuntimeError as error:
