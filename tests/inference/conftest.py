@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_crossmod.nn import ConditionalInstanceNorm
+from nnunet_crossmod.nn import ConditionalInstanceNorm, ConditionalLayerNorm
 
 MakeModel = Callable[..., Path]
 
@@ -32,7 +32,7 @@ def make_model(make_trainer: Callable[..., Any]) -> MakeModel:
             trainer.initialize()
             with torch.no_grad():
                 for module in trainer.network.modules():
-                    if isinstance(module, ConditionalInstanceNorm):
+                    if isinstance(module, ConditionalInstanceNorm | ConditionalLayerNorm):
                         module.weight.add_(torch.randn_like(module.weight) / 2)
                         module.bias.add_(torch.randn_like(module.bias) / 2)
             trainer.save_checkpoint(str(Path(trainer.output_folder) / checkpoint))

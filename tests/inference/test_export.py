@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import swin_unetr
 
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.inference import Predictor, export
@@ -125,6 +126,23 @@ def test_every_trainer_exports_or_says_why_not(
         assert not list(tmp_path.glob("*.zip"))
     else:
         assert zipfile.is_zipfile(tmp_path / "model.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("AICLTrainer", {}), ("EAMTrainer", {"architecture": "v3"})], ids=["conditional", "gains"]
+)
+def test_a_network_that_nnunet_has_not_is_exported_and_says_what_it_needs(
+    name: str, options: dict[str, Any], make_model: MakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model(name, change_plans=swin_unetr, **options)
+    assert main(command(folder, tmp_path / "model.zip")) == 0
+    assert "nnU-Net has no SwinUNETR of its own" in capsys.readouterr().out
+    stock = stock_predictor(installed(tmp_path / "model.zip", tmp_path / "results"), (0,))
+    assert type(stock.network).__name__ == "SwinUNETR"
+    scan, spacing = brain_like(), (8.0, 1.5, 1.5)
+    labels = Predictor(folder, (0,), device="cpu", mirroring=False).predict(scan, spacing, "lge")
+    found = stock.predict_single_npy_array(scan[None], {"spacing": list(spacing)}, None, None, False)
+    assert np.mean(found != labels) < 1e-3
 
 
 def test_nothing_of_this_package_is_left(make_model: MakeModel, tmp_path: Path) -> None:
