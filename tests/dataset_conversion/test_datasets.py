@@ -35,6 +35,8 @@ from nnunet_crossmod.dataset_conversion import amos, chaos_btcv, folders, mmwhs,
 from nnunet_crossmod.dataset_conversion.conversion import DataSet
 from nnunet_crossmod.errors import CrossmodError
 
+pytestmark = pytest.mark.slow  # whole data sets are converted
+
 
 def array(file: Path) -> Any:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))

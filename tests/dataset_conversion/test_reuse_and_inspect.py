@@ -19,6 +19,8 @@ from nnunet_crossmod.dataset_conversion import mscmrseg, tao
 from nnunet_crossmod.dataset_conversion.raw_files import raw_files
 from nnunet_crossmod.dataset_conversion.reuse import reuse_dataset
 
+pytestmark = pytest.mark.slow  # whole data sets are converted
+
 
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
