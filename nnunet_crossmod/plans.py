@@ -105,7 +105,11 @@ def _swin_unetr(configuration: dict[str, Any], preset: str | None) -> None:
         },
         "_kw_requires_import": [],
     }
-    configuration["patch_size"] = [max(1, int(size / 32 + 0.5)) * 32 for size in configuration["patch_size"]]
+    planned = configuration["patch_size"]
+    patch = [max(1, int(size / 32 + 0.5)) * 32 for size in planned]
+    if max(patch) == 32:  # its lowest scale would be a single voxel, which nothing can normalise
+        patch[planned.index(max(planned))] = 64
+    configuration["patch_size"] = patch
 
 
 NETWORKS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any], str | None], None]]] = {
@@ -253,6 +257,8 @@ def _checked_patch(patch_size: Sequence[int], planned: Mapping[str, Any], key: s
         raise CrossmodError(
             f"the network of {key} needs a patch size in multiples of {multiple}, got {list(patch_size)}"
         )
+    if list(patch_size) == multiple:
+        raise CrossmodError(f"a patch of {multiple} is a single voxel at the lowest scale of {key}: double an axis")
     return list(patch_size)
 
 

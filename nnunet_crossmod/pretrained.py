@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.nn import ConditionalInstanceNorm
+from nnunet_crossmod.nn import ConditionalInstanceNorm, ConditionalLayerNorm
 from nnunet_crossmod.paths import dataset_folder, let_nnunet_find_trainers, load_trainer, read_json
 from nnunet_crossmod.training.hyperparameters import resolve
 from nnunet_crossmod.training.input_check import planned_configuration
@@ -53,13 +53,14 @@ def adapt_weights(network: nn.Module, weights: Mapping[str, Tensor], image_chann
     conditional = {
         f"{name}.{affine}"
         for name, module in network.named_modules(remove_duplicate=False)
-        if isinstance(module, ConditionalInstanceNorm)
+        if isinstance(module, ConditionalInstanceNorm | ConditionalLayerNorm)
         for affine in ("weight", "bias")
     }
     state, spread, cut, kept = {}, [], [], []
     used = set()
     for name, own in network.state_dict().items():
         stock = re.sub(r"\bencoders\.\d+\.", "", name)  # an encoder per modality: all begin alike
+        stock = re.sub(r"\b(attn|mlp)\.branch\.", r"\1.", stock)  # a transformer's branch with gains
         value = None if ".seg_layers." in name else weights.get(stock)
         fitted: Tensor | None = None
         if value is None:

@@ -41,7 +41,7 @@ def read_checkpoint(file: Path | str, device: torch.device | str = "cpu") -> dic
             f"{file} is no checkpoint of nnU-Net, or holds more than weights and numbers, which could run code: if you "
             'trust it, open it with torch.load(…, weights_only=False) and save {"network_weights": …} of it'
         ) from error
-    except (OSError, RuntimeError, EOFError) as error:
+    except Exception as error:  # whatever a file may hold that is no pickle
         raise CrossmodError(f"{file} is no checkpoint of nnU-Net ({type(error).__name__}): is it whole?") from error
     if not isinstance(checkpoint, dict):
         raise CrossmodError(f"{file} is no checkpoint of nnU-Net: it holds a {type(checkpoint).__name__}")
@@ -52,7 +52,11 @@ def what_could_run(file: Path) -> list[str]:
     """What a checkpoint calls when it is read as nnU-Net reads it, beside tensors and numbers: nothing as a rule.
 
     Raises:
-        RuntimeError, OSError: a file that is no checkpoint.
+        CrossmodError: a file that is no checkpoint.
     """
     known = {"numpy.dtype", "numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"}
-    return sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(str(file))) - known)
+    try:
+        called = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
+    except Exception as error:
+        raise CrossmodError(f"{file} is no checkpoint of nnU-Net ({type(error).__name__}): copy it again") from error
+    return sorted(set(called) - known)

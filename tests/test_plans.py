@@ -85,13 +85,22 @@ def test_another_network_brings_its_patch_and_its_optimiser(preset: str | None) 
     assert copy["crossmod"].get("num_epochs") == (20 if preset else None)
 
 
+def test_no_patch_is_a_single_voxel_at_the_lowest_scale() -> None:
+    plans = deepcopy(PLANS)
+    plans["configurations"]["2d"]["patch_size"] = [24, 40]
+    copy = configure(plans, "swin", {}, network="swin_unetr")
+    assert copy["configurations"]["2d"]["patch_size"] == [32, 64]
+    with pytest.raises(CrossmodError, match="single voxel at the lowest scale of 2d"):
+        configure(copy, "smaller", {}, patch_size=[32, 32])
+
+
 def test_the_preset_shrinks_nnunets_networks_alone() -> None:
     swin = configure(PLANS, "swin", {}, network="swin_unetr")
     with pytest.raises(CrossmodError, match="not SwinUNETR: copy nnU-Net's own plans"):
         configure(swin, "small", {}, preset="cpu")
 
 
-@pytest.mark.parametrize(("planned", "expected"), [(112, 128), (100, 96), (10, 32), (64, 64)])
+@pytest.mark.parametrize(("planned", "expected"), [(112, 128), (100, 96), (10, 32), (64, 64), (40, 32)])
 def test_a_patch_goes_to_the_nearest_multiple_of_32(planned: int, expected: int) -> None:
     plans = deepcopy(PLANS)
     plans["configurations"]["2d"]["patch_size"] = [64, planned]

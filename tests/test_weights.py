@@ -51,7 +51,7 @@ def test_what_is_more_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"weights", io.BytesIO])
+@pytest.mark.parametrize("content", [b"", b"weights", b".", b"version https://git-lfs", io.BytesIO])
 def test_what_is_no_checkpoint_is_told(content: Any, tmp_path: Path) -> None:
     file = tmp_path / "a.pth"
     if content is io.BytesIO:
@@ -60,3 +60,6 @@ def test_what_is_no_checkpoint_is_told(content: Any, tmp_path: Path) -> None:
         file.write_bytes(content)
     with pytest.raises(CrossmodError, match="no checkpoint"):
         read_checkpoint(file)
+    if content is not io.BytesIO:
+        with pytest.raises(CrossmodError, match="no checkpoint"):
+            what_could_run(file)

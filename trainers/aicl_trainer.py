@@ -44,11 +44,10 @@ def held(features: Tensor, rows: Rows) -> Tensor:
 class AICLTrainer(CrossModalTrainer):
     """l = l_sup + csc_weight · l_csc + fpc_weight · l_fpc (Eq. 6) on an encoder with conditional instance norm (Eq. 1).
 
-    Differs from the paper: l_sup is nnU-Net's Dice and cross-entropy, since Dice-focal learns slower; l_csc is off by
-    default, since it has not been seen to add on the strong base; the contrastive terms join after ``warm_up`` of the
-    training, when pseudo-labels have taken shape; unpaired scans are compared by class descriptors, since flattened
-    probability maps presuppose registration; where no target scan is annotated, the contrastive terms move the target
-    towards the source, not the reverse.
+    Differs from the paper: l_sup is nnU-Net's Dice and cross-entropy, since Dice-focal learns slower; the contrastive
+    terms join after ``warm_up`` of the training, when pseudo-labels have taken shape; unpaired scans are compared by
+    class descriptors, since flattened probability maps presuppose registration; where no target scan is annotated, the
+    contrastive terms move the target towards the source, not the reverse.
     """
 
     conditioning = "encoder"
@@ -85,8 +84,7 @@ class AICLTrainer(CrossModalTrainer):
     patch_embedding: Embedding = "organ"
     patch_least_voxels: Count = 2
     """Voxels of F with an organ's label that make a patch."""
-    csc_weight: Weight = 0.0
-    """The paper's is 1. On the strong base it has not been seen to add to the Dice of real targets, hence 0."""
+    csc_weight: Weight = 1.0
     csc_temperature: Positive = 0.5
     csc_stage: Index = 0
     """Decoder stage whose features describe the classes; 0 is full resolution, every stage halves it."""

@@ -16,6 +16,7 @@ from nnunet_crossmod.nn import ImageDiscriminator, ImageTranslator, ProjectionHe
 from nnunet_crossmod.pseudo_labels import labels_at
 from nnunet_crossmod.training import CollapseTerms, Losses, Player, TranslatingTrainer, TranslationMode
 from nnunet_crossmod.training.hyperparameters import Bounds, Count, Positive, Share, Weight
+from nnunet_crossmod.training.translating import where_it_shows_something
 
 
 class Outputs(NamedTuple):
@@ -109,7 +110,7 @@ class CISFATrainer(TranslatingTrainer):
     def build_players(self, segmenter: Player) -> list[Player]:
         channels, size = self.num_input_channels - 1, list(self.configuration_manager.patch_size)
         adam = partial(self.opponent, betas=(0.5, 0.999), constant=True)
-        self.translator = self.planned_translator()
+        self.translator = self.build_translator(self.plans_manager, self.configuration_manager, channels)
         self.patch_heads = nn.ModuleList(map(ProjectionHead, self.translator.generator.feature_channels))
         trained = {"translator": self.translator, **({"patch_heads": self.patch_heads} if self.pcl_weight > 0 else {})}
         g = {"lr": self.generator_lr, "forward": self.translation}
@@ -137,6 +138,7 @@ class CISFATrainer(TranslatingTrainer):
         """G translates the source."""
         source, target = (self.translator.shown(batch.images[rows]) for rows in (batch.source_rows, batch.target_rows))
         translated, features = self.translator.generator.translate_and_encode(source)
+        translated = where_it_shows_something(source, translated)
         return Outputs(source, target, translated, features, self.source_foreground(batch))
 
     def generator_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
@@ -149,7 +151,8 @@ class CISFATrainer(TranslatingTrainer):
 
     def patch_contrast(self, outputs: Outputs) -> Tensor:
         """L_pcl (Eq. 2-4): the mean over five layers of G's encoder; keys from the source, queries from G(source)."""
-        queries = self.translator.generator.encode(outputs.translated)
+        encoded = self.translator.generator.encode(outputs.translated)
+        queries = [where_it_shows_something(outputs.source, query) for query in encoded]
         terms = []
         for head, query, key in zip(self.patch_heads, queries, outputs.features, strict=True):
             size = query.shape[2:]

@@ -167,7 +167,7 @@ class GLUATrainer(TranslatingTrainer):
 
     def players_of_stage_1(self) -> list[Player]:
         channels, size = self.num_input_channels - 1, list(self.configuration_manager.patch_size)
-        self.translator = self.planned_translator()
+        self.translator = self.build_translator(self.plans_manager, self.configuration_manager, channels)
         translator = nn.ModuleDict({"translator": self.translator})
         judge = self.image_discriminator = DomainImageDiscriminator(
             channels, size[self.translator.slicewise :], len(self.block.modalities), self.image_discriminator_width

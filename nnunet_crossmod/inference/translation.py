@@ -26,8 +26,6 @@ from nnunet_crossmod.weights import read_checkpoint
 
 __all__ = ["Translation", "load_translation", "translate_folder"]
 
-"""Of the weights in a checkpoint: a trainer that translates has a player whose module holds a ``translator``."""
-
 
 @dataclass
 class Translation:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.distributed.nn.functional import all_gather, all_reduce
 from torch.nn import functional
 
 __all__ = ["gathered", "summed"]
@@ -27,6 +26,8 @@ def summed(tensor: Tensor) -> Tensor:
     """
     if _alone():
         return tensor
+    from torch.distributed.nn.functional import all_reduce
+
     total: Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
     return total
 
@@ -39,6 +40,8 @@ def gathered(tensor: Tensor) -> Tensor:
     """
     if _alone():
         return tensor
+    from torch.distributed.nn.functional import all_gather
+
     here = torch.tensor([len(tensor)], device=tensor.device)
     lengths = [torch.zeros_like(here) for _ in range(dist.get_world_size())]
     dist.all_gather(lengths, here)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
-from monai.networks.nets.swin_unetr import SwinTransformerBlock
 from torch import Tensor, nn
 
 from nnunet_crossmod.nn.conditional_norm import ModalityContext
@@ -189,6 +188,8 @@ class ModulatedUNet(ModalityUNet):
 
         def gain(channels: int) -> ModalityGain:
             return ModalityGain(classes, width, channels, self.context)
+
+        from monai.networks.nets.swin_unetr import SwinTransformerBlock  # seconds, where no network is built
 
         transformer = [block for block in encoder.modules() if isinstance(block, SwinTransformerBlock)]
         for block in transformer:

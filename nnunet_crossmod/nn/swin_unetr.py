@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -125,6 +124,8 @@ class SwinUNETR(nn.Module):
         deep_supervision: bool = False,
         n_stages: int = LEVELS + 1,
     ) -> None:
+        from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR  # seconds, where no network is built
+
         super().__init__()
         if deep_supervision:
             raise UnsupportedError("SwinUNETR has one output: set enable_deep_supervision=false")

@@ -51,6 +51,7 @@ _LOSSES = (
     ("share_.*", "pull of this term as a share of the segmentation's (not trained on)"),
     ("source_volume_.*", "share of the source's voxels that are predicted as this structure (not trained on)"),
     ("volume_.*", "share of the target's voxels that are predicted as this structure (not trained on)"),
+    ("lost", "share of the steps whose gradient was not finite and was left out (not trained on)"),
     ("certainty", "how certain the predictions on the target are: 0 uniform doubt, 1 certain (not trained on)"),
     (".*_variance", "variance within the foreground; near 0 means collapsed images (not trained on)"),
     ("flicker", "jumps between neighbouring slices of a translation, relative to the source (not trained on)"),

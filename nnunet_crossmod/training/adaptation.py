@@ -59,12 +59,14 @@ class GradientShare:
         if step % EVERY == 0 or any(name not in self.norms for name in terms):
             self._measure(losses, terms, scaled)
         reference = self.norms[SEGMENTATION]
-        losses.figures["gradient_segmentation"] = reference
+        losses.figures["gradient_segmentation"] = _or_zero(reference)
         for name in terms:
             pull = abs(losses.weights[name]) * self.norms[name] / reference.clamp(min=1e-12)
-            losses.scales[name] = (self.share / pull.clamp(min=1e-12)).clamp(max=1.0)
-            losses.figures[f"gradient_{name}"] = self.norms[name]
-            losses.figures[f"{SHARE}{name}"] = pull * losses.scales[name]
+            scale = (self.share / pull.clamp(min=1e-12)).clamp(max=1.0)
+            # what has overflowed ever since it was first measured does not pull yet
+            losses.scales[name] = torch.where(pull.isfinite(), scale, 0.0)
+            losses.figures[f"gradient_{name}"] = _or_zero(self.norms[name])
+            losses.figures[f"{SHARE}{name}"] = _or_zero(pull) * losses.scales[name]
         return losses
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -87,10 +89,16 @@ class GradientShare:
             norms[name] = self._norm(torch.autograd.grad(term, shared, retain_graph=True, materialize_grads=True))
         for name, norm in norms.items():
             before = self.norms.get(name, norm)
-            self.norms[name] = torch.where(norm.isfinite(), torch.lerp(norm, before, MOMENTUM), before)
+            averaged = torch.where(before.isfinite(), torch.lerp(norm, before, MOMENTUM), norm)
+            self.norms[name] = torch.where(norm.isfinite(), averaged, before)
 
     def _norm(self, gradients: Iterable[Tensor]) -> Tensor:
         """Of the gradients together, as they are averaged over the processes."""
         *gradients, processes = self.added_up(*gradients, torch.ones((), device=self.parameters[0].device))
         total: Tensor = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).norm()
         return total / processes
+
+
+def _or_zero(figure: Tensor) -> Tensor:
+    """A figure for the log, 0 where it is not finite."""
+    return torch.where(figure.isfinite(), figure, 0.0)

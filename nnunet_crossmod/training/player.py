@@ -68,7 +68,7 @@ class Player:
         """What it trains: the parameters that its optimiser holds."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def step(self, total: Tensor, scaler: Any | None) -> None:
+    def step(self, total: Tensor, scaler: Any | None) -> Tensor:
         """Descend: the only place where an optimiser steps.
 
         A gradient that is not finite counts as none; a gradient scaler sees to that by itself.
@@ -76,6 +76,9 @@ class Player:
         Args:
             total: scalar.
             scaler: gradient scaler on CUDA, otherwise ``None``; the caller updates it once per iteration.
+
+        Returns:
+            whether the gradient was not finite; scalar, on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
         (total if scaler is None else scaler.scale(total)).backward()
@@ -83,13 +86,15 @@ class Player:
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         length = torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip)
+        lost = ~length.isfinite()
         if scaler is None:
             for parameter in self.parameters():
                 if parameter.grad is not None:
-                    parameter.grad.masked_fill_(~length.isfinite(), 0.0)
+                    parameter.grad.masked_fill_(lost, 0.0)
             self.optimizer.step()
         else:
             scaler.step(self.optimizer)
+        return lost
 
     def begin_alike(self) -> None:
         """Give all processes the weights of the first; DistributedDataParallel does so for what it wraps."""

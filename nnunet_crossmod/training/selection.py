@@ -33,6 +33,7 @@ from torch import Tensor, distributed
 
 from nnunet_crossmod.data import BalancedDataLoader, Case, CrossModalBatch, CrossModalDataset
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.losses.precision import full_precision
 from nnunet_crossmod.training.record import read_rows
 
 __all__ = ["CHECKPOINT", "LabelFreeSelection", "Tally", "balance", "certainty", "tally"]
@@ -49,6 +50,7 @@ class Tally(NamedTuple):
     doubt: Tensor
 
 
+@full_precision
 def tally(probabilities: Tensor, target: Tensor) -> Tally:
     """Sum up predictions.
 

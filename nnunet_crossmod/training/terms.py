@@ -11,7 +11,11 @@ from torch import Tensor
 
 from nnunet_crossmod.errors import CrossmodError
 
-__all__ = ["check_finite", "mean_terms"]
+__all__ = ["LOST", "check_finite", "lost_gradients", "mean_terms"]
+
+LOST = "lost"
+"""Share of an epoch's steps in which a player's gradient was not finite; logged where there were any."""
+MOST_LOST = 0.5
 
 
 def mean_terms(steps: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], list[float]]:
@@ -29,7 +33,19 @@ def mean_terms(steps: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], li
     on_host = torch.cat([column.float() for column in columns]).cpu().double()
     *values, losses = torch.split(on_host, [len(column) for column in columns])
     means = {name: _mean(column) for name, column in zip(names, values, strict=True)}
-    return means, losses.tolist()
+    told = {name: mean for name, mean in means.items() if mean or not name.endswith(f"/{LOST}")}
+    return told, losses.tolist()
+
+
+def lost_gradients(means: Mapping[str, float]) -> list[str]:
+    """Name the players that hardly learn: their gradient was not finite in more than half of an epoch's steps."""
+    lost = {name.split("/")[0]: mean for name, mean in means.items() if name.endswith(f"/{LOST}")}
+    return [
+        f"the gradient of the {player} was not finite in {100 * share:.0f} % of the steps, which were left out: lower "
+        "its learning rate or its weights"
+        for player, share in lost.items()
+        if share > MOST_LOST
+    ]
 
 
 def check_finite(means: Mapping[str, float], epoch: int, checkpoints: str) -> None:

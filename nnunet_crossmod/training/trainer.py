@@ -43,7 +43,7 @@ from nnunet_crossmod.training.input_check import (
     mixed_orientations,
     planned_configuration,
 )
-from nnunet_crossmod.training.interruption import stop_in_one_line
+from nnunet_crossmod.training.interruption import stopping_in_one_line
 from nnunet_crossmod.training.loading import cases_of_fold, check_fold, end_workers, in_background, summary_of_cases
 from nnunet_crossmod.training.losses import Losses
 from nnunet_crossmod.training.method import Method
@@ -57,7 +57,7 @@ from nnunet_crossmod.training.shared_norms import affine_of
 from nnunet_crossmod.training.strong_base import resolve_augmentation
 from nnunet_crossmod.training.supervision import annotated_counts, build_criterion
 from nnunet_crossmod.training.teacher import Teacher
-from nnunet_crossmod.training.terms import check_finite, mean_terms
+from nnunet_crossmod.training.terms import LOST, check_finite, lost_gradients, mean_terms
 from nnunet_crossmod.training.validation import validate
 
 __all__ = ["CrossModalTrainer"]
@@ -327,9 +327,10 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
                     if player is self.segmenter:
                         self._complete_objective(losses, batch, outputs)
                 loss = losses.total()
-                player.step(loss, self.grad_scaler)
+                lost = player.step(loss, self.grad_scaler)
             terms |= {f"{player.name}/{name}": value.detach() for name, value in losses.terms.items()}
             figures |= {f"{player.name}/{name}": value.detach() for name, value in losses.figures.items()}
+            figures[f"{player.name}/{LOST}"] = lost.float()
             totals[player.name] = loss.detach()
         if self.grad_scaler is not None:
             self.grad_scaler.update()
@@ -406,17 +407,17 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
 
     def run_training(self) -> None:
         """As nnU-Net's; the processes that load and augment end with a training that fails, too."""
-        try:
-            super().run_training()
-        finally:
-            end_workers(self.dataloader_train, self.dataloader_val)
+        with stopping_in_one_line(self):
+            try:
+                super().run_training()
+            finally:
+                end_workers(self.dataloader_train, self.dataloader_val)
 
     def on_train_start(self) -> None:
         """Nothing is trained before the input was found right; the record begins where the training does."""
         check_resumed(self)
         self.plans_manager.plans["crossmod"][EXPECTS_CROP] = training_scans_fill_their_box(self)
         super().on_train_start()
-        stop_in_one_line(self)
         keep_record(self)
         if self.device.type == "cpu":
             self.print_to_log_file(
@@ -456,6 +457,8 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         super().on_train_epoch_end([{"loss": np.array(loss)} for loss in losses])
         self.print_to_log_file("terms", ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
         self.review(means)
+        for warning in lost_gradients(means):
+            self.print_to_log_file(f"WARNING: {warning}")
         for warning in adaptation_warnings([] if self.record is None else self.record.rows, means):
             self.print_to_log_file(f"WARNING: {warning}")
         for logger in self.logger.loggers:

@@ -86,29 +86,31 @@ class TranslatingTrainer(CrossModalTrainer):
         """
         raise NotImplementedError(f"{cls.__name__} does not say what its translator is")
 
-    def planned_translator(self) -> Any:
-        """The translator of these plans, with the weights of ``translator_checkpoint`` where there is one.
+    def on_train_start(self) -> None:
+        """A training that begins takes over the translator of ``translator_checkpoint``; one that goes on has it."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.translator_checkpoint is not None and self.current_epoch == 0:
+            self._take_over(Path(self.translator_checkpoint))
+        super().on_train_start()
 
-        Raises:
-            CrossmodError: a checkpoint that is missing, or whose translator is another.
-        """
-        channels = self.num_input_channels - 1
-        translator = self.build_translator(self.plans_manager, self.configuration_manager, channels)
-        if self.translator_checkpoint is None:
-            return translator
-        file = Path(self.translator_checkpoint)
+    def _take_over(self, file: Path) -> None:
         if not file.is_file():
             raise CrossmodError(f"translator_checkpoint = {file} is no file: name a checkpoint_final.pth")
-        weights = translator_state(read_checkpoint(file))
+        checkpoint = read_checkpoint(file)
+        weights = translator_state(checkpoint)
+        modalities = checkpoint.get("init_args", {}).get("plans", {}).get("crossmod", {}).get("modalities")
         try:
-            translator.load_state_dict(weights)
-        except RuntimeError as error:
+            self.translator.load_state_dict(weights)
+            fits = checkpoint.get("trainer_name") == type(self).__name__ and modalities == list(self.block.modalities)
+        except RuntimeError:
+            fits = False
+        if not fits:
             raise CrossmodError(
                 f"translator_checkpoint = {file} holds {'another' if weights else 'no'} translator: name one that "
                 f"{type(self).__name__} wrote with the same widths and modalities"
-            ) from error
+            )
         self.print_to_log_file(f"The translator is that of {file}")
-        return translator
 
     @property
     def translates(self) -> bool:

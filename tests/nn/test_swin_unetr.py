@@ -21,6 +21,7 @@ from nnunet_crossmod.nn import (
 )
 from nnunet_crossmod.nn.swin_unetr import SwinUNETR
 from nnunet_crossmod.plans import NETWORKS
+from nnunet_crossmod.pretrained import adapt_weights
 
 AXES = pytest.mark.parametrize("axes", [2, 3])
 
@@ -150,6 +151,19 @@ def test_a_mask_may_stand_behind_any_feature(side: Any, stage: int | None) -> No
         torch.testing.assert_close(after.tapped, getattr(before, side)[tapped])
         torch.testing.assert_close(after.logits[0][0], before.logits[0][0])
         assert not torch.allclose(after.logits[0][1], before.logits[0][1])
+
+
+@pytest.mark.parametrize("gains", [False, True])
+def test_plain_weights_fit_where_it_is_conditional_and_where_it_has_gains(gains: bool) -> None:
+    plain, network = stock(2), build(2, "none" if gains else "encoder")
+    network = ModulatedUNet(network) if gains else network
+    state = adapt_weights(network, plain.state_dict(), 1).state
+    weights = plain.state_dict()
+    for name in ("norm1.weight", "attn.qkv.weight", "mlp.linear2.bias"):
+        expected = weights[f"encoder.stages.2.blocks.0.{name}"]
+        found = state[f"encoder.stages.2.blocks.0.{name}".replace(".qkv", ".branch.qkv" if gains else ".qkv")
+                      .replace(".linear2", ".branch.linear2" if gains else ".linear2")]  # fmt: skip
+        assert torch.equal(found, expected.expand_as(found)), name
 
 
 def test_what_it_cannot_do_is_said() -> None:

@@ -64,6 +64,25 @@ def test_a_gradient_that_overflows_changes_no_norm() -> None:
     assert float(losses.figures["gradient_far"]) == pytest.approx(4)
 
 
+def test_a_first_gradient_that_overflows_is_forgotten() -> None:
+    network = nn.Linear(1, 1)
+    held = GradientShare(network.parameters(), 0.2)
+    first = held.hold(objective(network, float("inf")), 0)
+    assert float(first.scales["far"]) == 0
+    assert all(torch.isfinite(figure) for figure in first.figures.values())
+    later = held.hold(objective(network, 4.0), EVERY)
+    assert float(later.figures["gradient_far"]) == pytest.approx(4)
+    assert float(later.scales["far"]) > 0
+
+
+def test_figures_survive_half_precision() -> None:
+    logits = torch.zeros(2, 3, 96, 96, 32)
+    logits[:, 0] = 8
+    with torch.autocast("cpu", torch.float16):
+        figures = target_figures(logits, [False, True], {"LV": 1, "RV": 2})
+    assert all(torch.isfinite(figure) and figure > 0 for figure in figures.values())
+
+
 def test_figures_of_the_target() -> None:
     logits = torch.full((3, 3, 4, 4), -30.0)
     logits[:, 0] = 0

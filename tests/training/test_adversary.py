@@ -87,9 +87,9 @@ def test_the_critic_gets_no_gradient_from_being_fooled(make_trainer: MakeTrainer
     seen: list[Tensor | None] = []
     step = critic.step
 
-    def spy(total: Tensor, scaler: Any) -> None:
+    def spy(total: Tensor, scaler: Any) -> Tensor:
         seen.append(critic.modules[0].weight.grad)
-        step(total, scaler)
+        return step(total, scaler)
 
     critic.step = spy
     trainer.train_step(next(trainer.dataloader_train))
@@ -209,7 +209,9 @@ def test_later_players_see_what_was_regenerated_and_epochs_are_reviewed(
 ) -> None:
     trainer = started(make_trainer(RegeneratingTrainer))
     trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
-    assert "reviewed ['critic/bce', 'segmenter/certainty', 'segmenter/fool', 'segmenter/sup'" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "reviewed ['critic/bce', 'segmenter/certainty', 'segmenter/fool', " in said
+    assert "'segmenter/sup'" in said
     network = trainer.network.forward
     given = []
     trainer.network.forward = lambda x: given.append(x) or network(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,24 @@ def weights(player: Any) -> list[torch.Tensor]:
     return [p.detach().clone() for p in player.parameters()]
 
 
+def test_an_empty_slice_teaches_the_generator_nothing(make: MakeTrainer) -> None:
+    """Behind all those instance norms its gradient would be infinite."""
+    trainer = started(make())
+    batch = batch_of(trainer)
+    torch.nn.init.normal_(trainer.translator.generator.up[-1].weight, std=0.02)
+    flat = batch.images.clone()
+    flat[batch.source_rows] = 0.3
+    generator = list(trainer.translator.parameters())
+
+    def taught(images: torch.Tensor) -> bool:
+        outputs = trainer.translation(replace(batch, images=images), None)
+        total = outputs.translated.square().sum() + trainer.patch_contrast(outputs)
+        return any(g is not None and bool(g.any()) for g in torch.autograd.grad(total, generator, allow_unused=True))
+
+    assert taught(batch.images)
+    assert not taught(flat)
+
+
 # ---- players ---------------------------------------------------------------------------------------------------
 
 
@@ -48,9 +67,9 @@ def test_players_step_in_the_papers_order_and_each_moves_only_itself(configurati
     for player in trainer.players:
         step = player.step
 
-        def spy(total: Any, scaler: Any, player: Any = player, step: Any = step) -> None:
+        def spy(total: Any, scaler: Any, player: Any = player, step: Any = step) -> torch.Tensor:
             before = {p.name: weights(p) for p in trainer.players}
-            step(total, scaler)
+            lost: torch.Tensor = step(total, scaler)
             moved = [
                 p.name
                 for p in trainer.players
@@ -58,6 +77,7 @@ def test_players_step_in_the_papers_order_and_each_moves_only_itself(configurati
             ]
             assert moved == [player.name]
             order.append(player.name)
+            return lost
 
         player.step = spy
     trainer.train_step(next(trainer.dataloader_train))
@@ -138,13 +158,14 @@ def test_sequentially_the_encoder_steps_alone_before_the_segmenter(make: MakeTra
     for player in (encoder, segmenter):
         step = player.step
 
-        def spy(total: Any, scaler: Any, step: Any = step) -> None:
-            step(total, scaler)
+        def spy(total: Any, scaler: Any, step: Any = step) -> torch.Tensor:
+            lost: torch.Tensor = step(total, scaler)
             now = (weights(trainer.network.encoder), weights(trainer.network.decoder.stages))
             stepped.extend(
                 any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
                 for before, after in zip((shared, decoder), now, strict=True)
             )
+            return lost
 
         player.step = spy
     trainer.train_step(next(trainer.dataloader_train))

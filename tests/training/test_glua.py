@@ -121,7 +121,7 @@ def test_a_translator_that_does_not_fit_is_refused(
         other = started(make(**change) if change else make_trainer("SourceOnlyTrainer"))
         other.save_checkpoint(str(file))
     with pytest.raises(CrossmodError, match=says):
-        make(translator_checkpoint=str(file)).initialize()
+        make(translator_checkpoint=str(file)).on_train_start()
 
 
 def test_each_stage_moves_its_own_players(make: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
