@@ -155,7 +155,8 @@ def test_two_processes_train_what_one_trains(name: str, outcomes: Any) -> None:
             assert mean == pytest.approx(value, rel=1e-5, abs=1e-5), term
     for key, value in alone["first"].items():
         # the way that a rate of 1e-3 went, so that what is compared is as long as a gradient
-        ways = [1e3 * (after - alone["before"][key]).double() for after in (both[0]["first"][key], value)]
+        before = alone["before"][key].double()
+        ways = [1e3 * (after.double() - before) for after in (both[0]["first"][key], value)]
         torch.testing.assert_close(*ways, rtol=1e-3, atol=1e-3, msg=lambda m, k=key: f"{k}: {m}")
 
 
