@@ -115,8 +115,10 @@ class TrainedModel:
         from nnunet_crossmod.weights import what_could_run
 
         for fold in self.folds:
-            file = self.folder / f"fold_{fold}" / self.checkpoint
-            if strange := what_could_run(file):
+            file, strange = self.folder / f"fold_{fold}" / self.checkpoint, []
+            with contextlib.suppress(CrossmodError):  # what is damaged is told where it is loaded
+                strange = what_could_run(file)
+            if strange:
                 warnings.warn(
                     f"{file} calls {', '.join(strange[:3])} when nnU-Net reads it, as no checkpoint of nnU-Net does: "
                     "use it only if you trust whoever made it",

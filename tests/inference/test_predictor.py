@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -346,6 +347,19 @@ def test_a_damaged_checkpoint(
     file.write_bytes(file.read_bytes()[:1000])
     assert main(command(folder, scans, tmp_path / "out", *BY_NAME)) == 1
     assert "checkpoint_final.pth of" in one_line(capsys)
+
+
+class Calls:
+    def __reduce__(self) -> Any:
+        return os.getpid, ()
+
+
+def test_a_checkpoint_that_runs_code_is_named(make_model: MakeModel, scans: Path, tmp_path: Path) -> None:
+    folder = make_model()
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save({**torch.load(file, weights_only=False), "more": Calls()}, file)
+    with pytest.warns(UserWarning, match=r"checkpoint_final\.pth calls posix\.getpid.*only if you trust"):
+        assert main(command(folder, scans, tmp_path / "out", *BY_NAME)) == 0
 
 
 def test_a_trainer_that_is_not_found(
