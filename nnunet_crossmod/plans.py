@@ -173,7 +173,6 @@ def configure(
             "a row: nnU-Net separates trainer, plans and configuration by them"
         )
     copy = deepcopy(dict(plans))
-    copy["plans_name"] = name
     unknown = [c for c in configurations if c not in copy["configurations"]]
     if unknown:
         raise CrossmodError(
@@ -191,6 +190,7 @@ def configure(
         of_network, put_in = NETWORKS[network]
         hyperparameters = hyperparameters | of_network
         _change_configurations(copy, lambda configuration: put_in(configuration, preset))
+    copy["plans_name"] = name
     copy["crossmod"] = {**copy.get("crossmod", {}), **hyperparameters, **settings}
     if batch_size is not None and batch_size < 1:
         raise CrossmodError(f"-b {batch_size} must be at least 1")

@@ -64,7 +64,7 @@ class GradientShare:
             pull = abs(losses.weights[name]) * self.norms[name] / reference.clamp(min=1e-12)
             scale = (self.share / pull.clamp(min=1e-12)).clamp(max=1.0)
             # what has overflowed ever since it was first measured does not pull yet
-            losses.scales[name] = torch.where(pull.isfinite(), scale, 0.0)
+            losses.scales[name] = torch.where(pull.isfinite() & reference.isfinite(), scale, 0.0)
             losses.figures[f"gradient_{name}"] = _or_zero(self.norms[name])
             losses.figures[f"{SHARE}{name}"] = _or_zero(pull) * losses.scales[name]
         return losses

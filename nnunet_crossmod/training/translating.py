@@ -90,7 +90,7 @@ class TranslatingTrainer(CrossModalTrainer):
         """A training that begins takes over the translator of ``translator_checkpoint``; one that goes on has it."""
         if not self.was_initialized:
             self.initialize()
-        if self.translator_checkpoint is not None and self.current_epoch == 0:
+        if self.translates and self.translator_checkpoint is not None and self.current_epoch == 0:
             self._take_over(Path(self.translator_checkpoint))
         super().on_train_start()
 

@@ -75,6 +75,14 @@ def test_a_first_gradient_that_overflows_is_forgotten() -> None:
     assert float(later.scales["far"]) > 0
 
 
+def test_no_term_pulls_unheld_while_the_segmentations_gradient_is_unknown() -> None:
+    network = nn.Linear(1, 1)
+    losses = objective(network, 4.0)
+    held = GradientShare(network.parameters(), 0.2)
+    held.load_state_dict({"segmentation": torch.tensor(float("inf")), "far": torch.tensor(4.0)})
+    assert float(held.hold(losses, 1).scales["far"]) == 0
+
+
 def test_figures_survive_half_precision() -> None:
     logits = torch.zeros(2, 3, 96, 96, 32)
     logits[:, 0] = 8

@@ -110,6 +110,11 @@ def test_a_translator_is_taken_over_and_then_there_is_no_stage_1(make: MakeTrain
     assert all(torch.equal(kept[name], value) for name, value in first.translator.state_dict().items())
 
 
+def test_a_training_that_does_not_translate_takes_over_nothing(make: MakeTrainer) -> None:
+    trainer = started(make(style_transfer=False, translator_checkpoint="none.pth"))
+    assert trainer.phase().startswith("stage 2")
+
+
 @pytest.mark.parametrize(
     ("change", "says"), [({}, "is no file"), ({"style_width": 8}, "another translator"), (None, "holds no translator")]
 )
