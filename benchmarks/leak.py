@@ -128,7 +128,7 @@ def compare(a: Path, b: Path) -> Iterator[str]:
     for name in ("losses.jsonl", "validation/summary.json"):
         if comparable(a / name, a) != comparable(b / name, b):
             yield f"{name} differs"
-    logs = [next(iter(sorted(fold.glob("training_log_*.txt")))) for fold in (a, b)]
+    logs = [min(fold.glob("training_log_*.txt")) for fold in (a, b)]
     if lines_of(logs[0]) != lines_of(logs[1]):
         yield "the log differs"
 
@@ -153,9 +153,8 @@ def unlike(a: Any, b: Any, path: str) -> Iterator[str]:
 def comparable(file: Path, fold: Path) -> str:
     """A file's text without the folder that it lies in."""
     text = file.read_text()
-    folders = (str(fold), str(fold.parents[3]))
-    for folder in folders:
-        text = text.replace(folder, "")
+    for folder in (fold, fold.parents[3]):
+        text = text.replace(str(folder), "")
     return text
 
 

@@ -13,12 +13,12 @@ from nnunet_crossmod.errors import CrossmodError
 
 __all__ = ["read_checkpoint", "what_could_run"]
 
-SCALAR: Any = np.float64(0).__reduce__()[0]  # what rebuilds a number of numpy's
+SCALAR: Any = np.float64(0).__reduce__()[0]  # what rebuilds a number of numpy's, and its names in numpy 2 and 1
+SCALAR_NAMES = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
 NUMPY_NUMBERS: list[Any] = [
     np.dtype,
     *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1")},
-    (SCALAR, "numpy._core.multiarray.scalar"),
-    (SCALAR, "numpy.core.multiarray.scalar"),
+    *((SCALAR, name) for name in SCALAR_NAMES),
 ]
 """What nnU-Net's checkpoints hold beside tensors: the numbers of its log."""
 
@@ -54,9 +54,8 @@ def what_could_run(file: Path) -> list[str]:
     Raises:
         CrossmodError: a file that is no checkpoint.
     """
-    known = {"numpy.dtype", "numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"}
     try:
         called = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
     except Exception as error:
         raise CrossmodError(f"{file} is no checkpoint of nnU-Net ({type(error).__name__}): copy it again") from error
-    return sorted(set(called) - known)
+    return sorted(set(called) - {"numpy.dtype", *SCALAR_NAMES})

@@ -59,7 +59,7 @@ def feature_patch_contrast(
         )
     if mode not in ("all", "literal"):
         raise ValueError(f'mode must be "all" or "literal", got {mode!r}')
-    patches, organs, modality = gathered(patches), gathered(organs), gathered(modality)
+    patches, organs, modality = gathered(patches, organs, modality)
     if len(patches) == 0:
         return patches.sum()
     embedding = functional.normalize(patches, dim=1)

@@ -83,10 +83,11 @@ def margin_contrast(
         log_sum = torch.log(logits.exp().sum(1, keepdim=True) + 1e-4)
     losses = (log_sum - own)[:, 0] * counted
     if balanced:
-        sums = summed(losses.new_zeros(classes).index_add(0, index.flatten(), losses.flatten()))
-        counts = summed(losses.new_zeros(classes).index_add(0, index.flatten(), counted.flatten().to(losses.dtype)))
+        sums = losses.new_zeros(classes).index_add(0, index.flatten(), losses.flatten())
+        counts = losses.new_zeros(classes).index_add(0, index.flatten(), counted.flatten().to(losses.dtype))
+        sums, counts = summed(sums, counts)
         return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
-    total, pixels = summed(losses.sum()), summed(counted.sum())
+    total, pixels = summed(losses.sum(), counted.sum())
     if mode == "released" and valid is not None:
         return total / (pixels + 1e-4)
     return total / pixels.clamp(min=1)

@@ -39,7 +39,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """
     if a.ndim != 2 or b.shape != a.shape:
         raise ValueError(f"expected two tensors of descriptions (n, d), got {tuple(a.shape)} and {tuple(b.shape)}")
-    a, b = gathered(a), gathered(b)
+    a, b = gathered(a, b)
     n = len(a)
     if n == 0:
         return a.sum() + b.sum()

@@ -49,6 +49,6 @@ def trusted_dice_ce(logits: Tensor, labels: Tensor, trusted: Tensor, smooth: flo
     axes = [0, *range(2, logits.ndim)]
     overlap = (probabilities * one_hot).sum(axes)[1:]
     sizes = (probabilities.sum(axes) + one_hot.sum(axes))[1:]
-    overlap, sizes = summed(torch.stack((overlap, sizes)))
+    overlap, sizes, cross_entropy, voxels = summed(overlap, sizes, cross_entropy, weight.sum())
     dice = torch.mean((2 * overlap + smooth) / (sizes + smooth))
-    return summed(cross_entropy) / summed(weight.sum()).clamp(min=1) + 1 - dice
+    return cross_entropy / voxels.clamp(min=1) + 1 - dice

@@ -69,5 +69,5 @@ def class_descriptors(features: Tensor, probabilities: Tensor, pooled: bool = Fa
     weights = probabilities.flatten(2)
     masses, sums = weights.sum(2, keepdim=True), weights @ features.flatten(2).transpose(1, 2)
     if pooled:
-        masses, sums = summed(masses.sum(0, keepdim=True)), summed(sums.sum(0, keepdim=True))
+        masses, sums = summed(masses.sum(0, keepdim=True), sums.sum(0, keepdim=True))
     return sums / masses.clamp(min=torch.finfo(weights.dtype).tiny)

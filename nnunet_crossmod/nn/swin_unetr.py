@@ -46,8 +46,7 @@ class SwinEncoder(nn.Module):
         self.heads = nn.ModuleList(
             [
                 network.encoder1,
-                *(nn.Sequential(ChannelNorm(), block) for block in (network.encoder2, network.encoder3)),
-                nn.Sequential(ChannelNorm(), network.encoder4),
+                *(nn.Sequential(ChannelNorm(), b) for b in (network.encoder2, network.encoder3, network.encoder4)),
                 ChannelNorm(),
                 nn.Sequential(ChannelNorm(), network.encoder10),
             ]

@@ -60,9 +60,11 @@ def drift_warnings(warm_up: Sequence[Mapping[str, Any]], now: Mapping[str, float
     warnings = []
     for term, value in now.items():
         structure = term.partition(f"/{VOLUME}")[2]
+        if not structure:
+            continue
         on_source = term.replace(f"/{VOLUME}", f"/{SOURCE_VOLUME}")
         before = [row[term] / max(row[on_source], LEAST) for row in warm_up[-EPOCHS:] if on_source in row]
-        if not structure or not before or on_source not in now:
+        if not before or on_source not in now:
             continue
         mean, ratio = sum(before) / len(before), value / max(now[on_source], LEAST)
         if not mean / MOST_CHANGE <= ratio <= mean * MOST_CHANGE:

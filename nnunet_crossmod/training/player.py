@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nnunet_crossmod.data.batch import CrossModalBatch
+from nnunet_crossmod.losses.processes import alone
 from nnunet_crossmod.training.losses import Losses
 
 __all__ = ["Player", "only_trainable"]
@@ -98,7 +99,7 @@ class Player:
 
     def begin_alike(self) -> None:
         """Give all processes the weights of the first; DistributedDataParallel does so for what it wraps."""
-        if not (dist.is_available() and dist.is_initialized()):
+        if alone():
             return
         for module in self.modules:
             if not isinstance(module, nn.parallel.DistributedDataParallel):
@@ -107,7 +108,7 @@ class Player:
 
     def _average_gradients(self) -> None:
         """Across processes; a network wrapped in DistributedDataParallel has done so by itself."""
-        if not (dist.is_available() and dist.is_initialized()):
+        if alone():
             return
         for module in self.modules:
             if isinstance(module, nn.parallel.DistributedDataParallel):

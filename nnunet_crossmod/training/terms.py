@@ -39,12 +39,11 @@ def mean_terms(steps: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], li
 
 def lost_gradients(means: Mapping[str, float]) -> list[str]:
     """Name the players that hardly learn: their gradient was not finite in more than half of an epoch's steps."""
-    lost = {name.split("/")[0]: mean for name, mean in means.items() if name.endswith(f"/{LOST}")}
     return [
-        f"the gradient of the {player} was not finite in {100 * share:.0f} % of the steps, which were left out: lower "
-        "its learning rate or its weights"
-        for player, share in lost.items()
-        if share > MOST_LOST
+        f"the gradient of the {name.partition('/')[0]} was not finite in {100 * share:.0f} % of the steps, "
+        "which were left out: lower its learning rate or its weights"
+        for name, share in means.items()
+        if name.endswith(f"/{LOST}") and share > MOST_LOST
     ]
 
 

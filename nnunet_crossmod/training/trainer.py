@@ -457,9 +457,8 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         super().on_train_epoch_end([{"loss": np.array(loss)} for loss in losses])
         self.print_to_log_file("terms", ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
         self.review(means)
-        for warning in lost_gradients(means):
-            self.print_to_log_file(f"WARNING: {warning}")
-        for warning in adaptation_warnings([] if self.record is None else self.record.rows, means):
+        earlier = [] if self.record is None else self.record.rows
+        for warning in (*lost_gradients(means), *adaptation_warnings(earlier, means)):
             self.print_to_log_file(f"WARNING: {warning}")
         for logger in self.logger.loggers:
             for name, mean in means.items():

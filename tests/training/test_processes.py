@@ -23,20 +23,16 @@ WORLD = 2
 STEPS = 10
 BATCH = 4
 
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in trainer_names()},
-    "AICLTrainer, csc": ("AICLTrainer", {"csc_weight": 1.0, "adaptation_ramp": 0.0}),
-}
+CASES = trainer_names()
 
 
 def settings_of(name: str) -> dict[str, Any]:
     """Every term from the first step on, nothing that differs by the process's own random numbers."""
-    trainer, own = CASES[name]
-    known = load_trainer(trainer)._hyperparameter_types
+    known = load_trainer(name)._hyperparameter_types
     plain: dict[str, Any] = {"augmentation": "nnunet", "optimizer_name": "sgd", "initial_lr": 1e-3}
     if "raw_share" in known:
         plain["raw_share"] = 0.0
-    return {**at_full_strength(trainer), **plain, "adaptation_ramp": 0.0, "conditioning": "encoder", **own}
+    return {**at_full_strength(name), **plain, "adaptation_ramp": 0.0, "conditioning": "encoder"}
 
 
 def build(name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> Any:
@@ -46,7 +42,7 @@ def build(name: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> Any
         if "batch_size" in planned:
             planned["batch_size"] = BATCH
             planned["batch_dice"] = True
-    trainer = load_trainer(CASES[name][0])(plans | {"continue_training": False}, "2d", 0, dataset_json, CPU)
+    trainer = load_trainer(name)(plans | {"continue_training": False}, "2d", 0, dataset_json, CPU)
     if dist.is_initialized():  # nnU-Net takes for granted that several processes have a GPU each
         trainer.device, trainer.grad_scaler = CPU, None
     trainer.augmented = lambda batch: batch  # draws for each sample in turn
@@ -108,7 +104,7 @@ def process(rank: int, folder: str, plans: dict[str, Any], dataset_json: dict[st
     stock.DDP = lambda module, device_ids: DistributedDataParallel(module)
     outcomes: dict[str, Any] = {}
     for name in CASES:
-        batches = torch.load(f"{folder}/{CASES[name][0]}.pt", weights_only=False)
+        batches = torch.load(f"{folder}/{name}.pt", weights_only=False)
         try:
             outcomes[name] = train(build(name, plans, dataset_json), batches, rank, WORLD)
         except Exception:  # told by the test of its trainer; the others go on
@@ -131,7 +127,7 @@ def outcomes(
     for name in CASES:
         trainer = build(name, plans, dataset_json)
         batches = [next(trainer.dataloader_train) for _ in range(3)]
-        torch.save(batches, folder / f"{CASES[name][0]}.pt")
+        torch.save(batches, folder / f"{name}.pt")
         alone[name] = train(trainer, batches, 0, 1)
     multiprocessing.start_processes(process, (str(folder), plans, dataset_json), nprocs=WORLD, start_method="spawn")
     patch.undo()
