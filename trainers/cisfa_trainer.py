@@ -23,8 +23,9 @@ class Outputs(NamedTuple):
     """What the players see. Images of the generator are −1 … 1, slices where it works slice by slice.
 
     G: ``source``, ``target`` and ``translated`` (n, c, *s), ``features`` of the source in G's encoder, ``foreground``
-    (n, *s) of the source. S: the ``batch`` as it sees it, its ``logits`` of every deep-supervision level and its
-    ``bottleneck`` (n, c, *f). D_s: ``probabilities`` (n, k, *s) on that batch, after S has stepped.
+    (n, *s) of the source. D_g: ``frames`` (n, 1, *s) of source and target, within which it looks. S: the ``batch`` as
+    it sees it, its ``logits`` of every deep-supervision level and its ``bottleneck`` (n, c, *f). D_s: ``probabilities``
+    (n, k, *s) on that batch, after S has stepped.
     """
 
     source: Tensor
@@ -32,6 +33,7 @@ class Outputs(NamedTuple):
     translated: Tensor
     features: list[Tensor]
     foreground: Tensor
+    frames: tuple[Tensor, Tensor]
     batch: Any = None
     logits: Any = None
     bottleneck: Any = None
@@ -136,13 +138,16 @@ class CISFATrainer(TranslatingTrainer):
 
     def translation(self, batch: CrossModalBatch, outputs: None) -> Outputs:
         """G translates the source."""
-        source, target = (self.translator.shown(batch.images[rows]) for rows in (batch.source_rows, batch.target_rows))
+        rows = (batch.source_rows, batch.target_rows)
+        source, target = (self.translator.shown(batch.images[row]) for row in rows)
         translated, features = self.translator.generator.translate_and_encode(source)
         translated = where_it_shows_something(source, translated)
-        return Outputs(source, target, translated, features, self.source_foreground(batch))
+        frame = self.common_frame(batch)
+        frames = (self.translator.sliced(frame[rows[0]]), self.translator.sliced(frame[rows[1]]))
+        return Outputs(source, target, translated, features, self.source_foreground(batch), frames)
 
     def generator_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
-        scores = self.image_discriminator(outputs.translated)
+        scores = self.image_discriminator(outputs.translated * outputs.frames[0])
         losses = Losses().add("gan", fool(scores, LEAST_SQUARES), self.gan_weight)
         if self.pcl_weight > 0:
             losses.add("pcl", self.patch_contrast(outputs), self.pcl_weight)
@@ -204,7 +209,8 @@ class CISFATrainer(TranslatingTrainer):
     # ---- D_g and D_s -------------------------------------------------------------------------------------------
 
     def image_discriminator_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
-        real, fake = self.image_discriminator(outputs.target), self.image_discriminator(outputs.translated)
+        shown = (outputs.target * outputs.frames[1], outputs.translated * outputs.frames[0])
+        real, fake = map(self.image_discriminator, shown)
         return Losses().add("detect", detect(real, fake, LEAST_SQUARES))
 
     @torch.no_grad()

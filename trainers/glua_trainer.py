@@ -20,6 +20,7 @@ from nnunet_crossmod.nn import (
     ModalityUNet,
     StyleTranslator,
     build_aligned_unet,
+    framed,
     translator_plan,
 )
 from nnunet_crossmod.training import CollapseTerms, Losses, Player, TranslatingTrainer, TranslationMode
@@ -29,7 +30,8 @@ from nnunet_crossmod.training.translating import where_it_shows_something
 
 class Translations(NamedTuple):
     """Stage 1, −1 … 1: images x_i of modality i, their reconstructions x_ii, their translations x_ij as the modality j
-    wanted and back again x_iji; contents of x_i and x_ij. Slices, where the translator works slice by slice."""
+    wanted and back again x_iji; contents of x_i and x_ij; the frame (n, 1, *s) within which they are judged. Slices,
+    where the translator works slice by slice."""
 
     images: Tensor
     modality: Tensor
@@ -39,6 +41,7 @@ class Translations(NamedTuple):
     cycled: Tensor
     content: Tensor
     translated_content: Tensor
+    frame: Tensor
 
 
 class Segmentation(NamedTuple):
@@ -190,13 +193,14 @@ class GLUATrainer(TranslatingTrainer):
         wanted = (modality + 1 + self.step % (others - 1)) % others
         network = self.translator.generator
         x = network.encode(images, modality)
-        translated = network.decode(x, wanted)
+        translated = framed(images, network.decode(x, wanted))
         x_ij = network.encode(translated, wanted)
         reconstructed, cycled = network.decode(x, modality), network.decode(x_ij, modality)
         reconstructed, translated, cycled, x, x_ij = (
             where_it_shows_something(images, made) for made in (reconstructed, translated, cycled, x, x_ij)
         )
-        return Translations(images, modality, wanted, reconstructed, translated, cycled, x, x_ij)
+        frame = self.translator.sliced(self.common_frame(batch))
+        return Translations(images, modality, wanted, reconstructed, translated, cycled, x, x_ij, frame)
 
     def translator_objective(self, batch: CrossModalBatch, outputs: Translations) -> Losses:
         weights = (self.reconstruction_weight, self.cycle_weight, self.content_weight)
@@ -204,13 +208,13 @@ class GLUATrainer(TranslatingTrainer):
         losses = Losses().add("reconstruction", l1(outputs.reconstructed, outputs.images), weights[0])
         losses.add("cycle", l1(outputs.cycled, outputs.images), weights[1])
         losses.add("content", l1(outputs.translated_content, outputs.content), weights[2])
-        scores = self.image_discriminator(outputs.translated, outputs.wanted)
+        scores = self.image_discriminator(outputs.translated * outputs.frame, outputs.wanted)
         losses.add("gan", fool(scores, self.gan_loss), self.gan_weight)
         return self.add_variances_of_source(losses, batch, outputs.images, outputs.translated)
 
     def image_discriminator_objective(self, batch: CrossModalBatch, outputs: Translations) -> Losses:
-        real = self.image_discriminator(outputs.images, outputs.modality)
-        fake = self.image_discriminator(outputs.translated.detach(), outputs.wanted)
+        real = self.image_discriminator(outputs.images * outputs.frame, outputs.modality)
+        fake = self.image_discriminator(outputs.translated.detach() * outputs.frame, outputs.wanted)
         detection = Losses().add("detect", detect(real, fake, self.gan_loss))
         return self.add_certainty(detection, real, fake, self.gan_loss)
 

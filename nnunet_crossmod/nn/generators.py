@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from dynamic_network_architectures.building_blocks.helper import (
     convert_dim_to_conv_op,
     get_matching_instancenorm,
@@ -20,11 +21,22 @@ __all__ = [
     "convolution",
     "fitting",
     "flicker",
+    "framed",
     "from_slices",
     "initialise",
     "translator_plan",
     "translator_state",
 ]
+
+
+def framed(image: Tensor, made: Tensor) -> Tensor:
+    """What was made of an image (n, c, *s), which itself stays where it is 0 in every channel: beyond the scan's edge.
+
+    nnU-Net pads with 0, and so does a rotation. Scans of two modalities may differ in how much of a patch they fill; a
+    generator would otherwise learn to paint tissue beyond the edge, where labels say background.
+    """
+    return torch.where((image == 0).all(1, keepdim=True), image.to(made.dtype), made)
+
 
 LARGEST = 0.999  # of an image's −1 … 1, so that its inverse hyperbolic tangent is finite
 
@@ -64,7 +76,7 @@ class ResnetGenerator(nn.Module):
     """Down twice, residual blocks, up twice; what comes out is added to the image. Its encoder's features can be had.
 
     The sum is taken before the tanh, and the last convolution begins at zero: an untrained generator returns its image,
-    so that whoever learns from its translations never sees noise.
+    so that whoever learns from its translations never sees noise. What lies beyond the scan's edge stays empty.
 
     ``generator(x)`` translates x (n, c, *s), −1 … 1; :meth:`encode` gives the features of five layers, the input among
     them; :meth:`translate_and_encode` gives both for one pass.
@@ -137,7 +149,7 @@ class ResnetGenerator(nn.Module):
         for block in self.blocks[len(self.blocks) // 2 + 1 :]:
             x = block(x)
         unbounded = features[0].float().clamp(-LARGEST, LARGEST).atanh() + self.up(x).float()
-        return unbounded.tanh(), features
+        return framed(features[0], unbounded.tanh()), features
 
     def _encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         if any(length % m for length, m in zip(x.shape[2:], self.multiple, strict=True)):

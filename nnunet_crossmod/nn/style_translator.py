@@ -9,7 +9,7 @@ from dynamic_network_architectures.building_blocks.helper import get_matching_co
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_crossmod.nn.generators import ImageTranslator, convolution, fitting, initialise
+from nnunet_crossmod.nn.generators import ImageTranslator, convolution, fitting, framed, initialise
 
 __all__ = ["AdaINAutoEncoder", "StyleTranslator", "adaptive_instance_norm"]
 
@@ -188,9 +188,9 @@ class StyleTranslator(ImageTranslator):
             wanted: index of the modality to show it in (n,).
 
         Returns:
-            (n, c, *s), z-scores, single precision.
+            (n, c, *s), z-scores, single precision; 0 beyond the scan's edge.
         """
         shown = self.shown(images)
         repeats = len(shown) // max(1, len(images))
         own, target = (index.repeat_interleave(repeats) for index in (modality, wanted))
-        return self.restored(self.generator(shown, own, target), images.shape[2])
+        return self.restored(framed(shown, self.generator(shown, own, target)), images.shape[2])

@@ -150,6 +150,21 @@ class TranslatingTrainer(CrossModalTrainer):
             images[rows, -1:] = (images[rows, -1:] > 0) * (1.0 + self.first_target)
         return images
 
+    def common_frame(self, batch: CrossModalBatch) -> Tensor:
+        """Where a sample shows something and a partner of the other side does, too (n, 1, *s).
+
+        Multiplied by it, real and translated images end at the same edges: no discriminator can tell them by how much
+        of a patch a scan fills, which a translator is not to change.
+        """
+        inside = (batch.images != 0).any(1, keepdim=True)
+        frame = inside.clone()
+        for rows, others in ((batch.source_rows, batch.target_rows), (batch.target_rows, batch.source_rows)):
+            partners = inside[others]
+            if len(partners) > 0:
+                turns = torch.arange(len(inside[rows]), device=inside.device) % len(partners)
+                frame[rows] &= partners[turns]
+        return frame
+
     def source_foreground(self, batch: CrossModalBatch) -> Tensor:
         """Where the source's labels are a structure (n, *s), in slices where the translator works slice by slice."""
         return self.translator.sliced(batch.foreground[batch.source_rows, None])[:, 0]

@@ -39,6 +39,40 @@ def weights(player: Any) -> list[torch.Tensor]:
     return [p.detach().clone() for p in player.parameters()]
 
 
+def test_no_discriminator_tells_scans_by_how_much_of_the_patch_they_fill(make: MakeTrainer) -> None:
+    """Source scans that end early and target scans that begin late are judged where both show something."""
+    trainer = started(make())
+    batch = batch_of(trainer)
+    images = torch.ones_like(batch.images)
+    images[batch.source_rows, :, -9:] = 0
+    images[batch.target_rows, :, :5] = 0
+    batch = replace(batch, images=images)
+    frame = trainer.common_frame(batch)
+    assert frame[:, :, 5:-9].all()
+    assert not frame[:, :, :5].any()
+    assert not frame[:, :, -9:].any()
+    seen: list[torch.Tensor] = []
+    judge = trainer.image_discriminator.forward
+    trainer.image_discriminator.forward = lambda x: seen.append(x) or judge(x)
+    torch.nn.init.normal_(trainer.translator.generator.up[-1].weight, std=0.5)
+    outputs = trainer.translation(batch, None)
+    trainer.generator_objective(batch, outputs)
+    trainer.image_discriminator_objective(batch, outputs)
+    assert len(seen) == 3
+    for image in seen:
+        assert not image[:, :, :5].any()
+        assert not image[:, :, -9:].any()
+        assert image[:, :, 5:-9].any()
+    assert not outputs.translated[:, :, -9:].any(), "tissue beyond the edge of a scan"
+    assert not trainer.as_target(images[batch.source_rows])[:, :, -9:].any()
+
+
+def test_scans_without_a_partner_are_judged_whole(make: MakeTrainer) -> None:
+    trainer = started(make())
+    batch = batch_of(trainer)
+    assert torch.equal(trainer.common_frame(batch.source), (batch.source.images != 0).any(1, keepdim=True))
+
+
 def test_an_empty_slice_teaches_the_generator_nothing(make: MakeTrainer) -> None:
     """Behind all those instance norms its gradient would be infinite."""
     trainer = started(make())

@@ -221,13 +221,13 @@ def test_stage_1_terms_are_those_of_the_paper(configuration: str, mode: str, mak
     x = trainer.translator.shown(batch.images)
     i = batch.modality.repeat_interleave(len(x) // len(batch.images))
     j = 1 - i
-    x_ij = network.decode(network.encode(x, i), j)
+    x_ij = torch.where((x == 0).all(1, keepdim=True), x, network.decode(network.encode(x, i), j))
     x_iji = network.decode(network.encode(x_ij, j), i)
     expected = {
         "reconstruction": (network.decode(network.encode(x, i), i) - x).abs().mean(),
         "cycle": (x_iji - x).abs().mean(),
         "content": (network.encode(x_ij, j) - network.encode(x, i)).abs().mean(),
-        "gan": (trainer.image_discriminator(x_ij, j) - 1).square().mean(),
+        "gan": (trainer.image_discriminator(x_ij * outputs.frame, j) - 1).square().mean(),
     }
     for name, value in expected.items():
         torch.testing.assert_close(losses.terms[name], value, msg=name)
@@ -242,13 +242,25 @@ def test_the_image_discriminator_gets_real_images_and_detached_translations(make
     outputs = trainer.transfer(batch)
     losses = trainer.image_discriminator_objective(batch, outputs)
     judge = trainer.image_discriminator
-    expected = ((judge(outputs.images, outputs.modality) - 1) ** 2).mean() + (
-        judge(outputs.translated, outputs.wanted) ** 2
+    expected = ((judge(outputs.images * outputs.frame, outputs.modality) - 1) ** 2).mean() + (
+        judge(outputs.translated * outputs.frame, outputs.wanted) ** 2
     ).mean()
     torch.testing.assert_close(losses.terms["detect"], expected / 2)
     losses.total().backward()
     assert all(p.grad is None for p in trainer.translator.parameters())
     assert all(p.grad is not None for p in judge.parameters())
+
+
+def test_translations_leave_what_lies_beyond_the_scan_empty(make: MakeTrainer) -> None:
+    trainer = started(make())
+    batch = loaded_batch(trainer)
+    batch.images[:, :, :10] = 0
+    outputs = trainer.transfer(batch)
+    assert not outputs.translated[:, :, :10].any()
+    assert outputs.translated[:, :, 10:].any()
+    there = trainer.translate(batch.images, batch.modality, outputs.wanted)
+    assert not there[:, :, :10].any()
+    assert there[:, :, 10:].any()
 
 
 def test_more_than_two_modalities_take_turns(make: MakeTrainer) -> None:
