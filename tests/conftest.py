@@ -22,6 +22,13 @@ DATASET_ID = 901
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
+# where the tests run side by side, each process and its children get their share of the cores
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    THREADS = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    torch.set_num_threads(THREADS)
+    os.environ.update({f"{library}_NUM_THREADS": str(THREADS) for library in ("OMP", "MKL", "OPENBLAS")})
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs a planned data set is no quick test."""
     for item in items:
