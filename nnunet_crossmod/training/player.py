@@ -19,13 +19,12 @@ __all__ = ["Player", "only_trainable"]
 
 
 class Scheduler(Protocol):
-    """As nnU-Net's, but stepped in every iteration: in a short training an epoch is a large step, and the last one
-    would end far from a rate of 0."""
+    """As nnU-Net's: it is stepped with the epoch."""
 
     first_epoch: int
 
-    def step(self, epoch: float) -> None:
-        """Set the learning rate of this point of the training, in epochs."""
+    def step(self, epoch: int) -> None:
+        """Set the learning rate of the epoch."""
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Player:
         modules: what it trains.
         objective: batch and outputs → its loss terms.
         optimizer: over the parameters of ``modules``, or over those of them that it trains.
-        scheduler: sets the learning rate of an iteration; ``None`` keeps it constant.
+        scheduler: sets the learning rate at the start of an epoch; ``None`` keeps it constant.
         forward: batch and the outputs of the players before it → the outputs that its objective and the players after
             it see; by default they stay as they are.
         first_epoch: in which it begins to play.

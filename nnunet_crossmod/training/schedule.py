@@ -1,4 +1,4 @@
-"""Learning rates over the training."""
+"""Learning rates over the epochs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LatePolyLR(PolyLRScheduler):  # type: ignore[misc]
         super().__init__(optimizer, initial_lr, epochs, exponent)
 
     def step(self, current_step: Any = None) -> None:
-        """Set the rate of a point of the training, in epochs from its beginning, whole or not."""
+        """Set the rate of an epoch, counted from the beginning of the training."""
         self.max_steps = max(1, self.epochs - self.first_epoch)
         counted = current_step is None or current_step == -1
         epoch = self.ctr if counted else max(0, current_step - self.first_epoch)

@@ -320,8 +320,6 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         figures: dict[str, Tensor] = {}
         totals: dict[str, Tensor] = {}
         for player in self.playing():
-            if player.scheduler is not None:
-                player.scheduler.step(self.step / self.num_iterations_per_epoch)
             with only_trainable(player, self.players):
                 with self._autocast():
                     outputs = player.forward(batch, outputs)

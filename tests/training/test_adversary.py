@@ -137,19 +137,6 @@ def test_opponents_follow_the_schedule_unless_constant(constant: bool, make_trai
     assert (player.optimizer.param_groups[0]["lr"] == 1.0) == constant
 
 
-def test_rates_fall_within_an_epoch(make_trainer: MakeTrainer) -> None:
-    """An epoch is half of this training: the second of its steps is taken at a lower rate, the opponent's, too."""
-    trainer = started(make_trainer(AdversarialTrainer, lr_schedule="polynomial"))
-    player = trainer.opponent("other", trainer.critic, trainer.critic_objective, lr=1.0)
-    trainer.players.append(player)
-    trainer.on_train_epoch_start()
-    for step in range(2):
-        trainer.train_step(next(trainer.dataloader_train))
-        fallen = (1 - step / 4) ** 0.9
-        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(trainer.initial_lr * fallen)
-        assert player.optimizer.param_groups[0]["lr"] == pytest.approx(fallen)
-
-
 class PhasedTrainer(AdversarialTrainer):
     """Trains the critic alone in the first epoch, and draws what it is shown."""
 
