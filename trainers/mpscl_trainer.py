@@ -21,6 +21,7 @@ from nnunet_crossmod.losses import (
     prototype_cosines,
     self_information,
 )
+from nnunet_crossmod.losses.processes import summed
 from nnunet_crossmod.nn import DiscriminatorDesign
 from nnunet_crossmod.prototypes import PrototypeBank, class_sums
 from nnunet_crossmod.pseudo_labels import confident, labels_at, self_paced, valid_shares
@@ -217,7 +218,7 @@ class MPSCLTrainer(AdvEntTrainer):
         features = outputs.decoder[self.stage]
         source, target = features[batch.source_rows], features[batch.target_rows]
         labels = self.source_labels(batch.source, features.shape[2:])
-        self.bank.blend(*self.added_up(*class_sums(source, labels, len(self.classes))))
+        self.bank.blend(*summed(*class_sums(source, labels, len(self.classes))))
         source, target, centers = self.about_centre(source, target)
         cosines = prototype_cosines(target.detach(), centers)
         pseudo_labels, valid = self.labelled(batch, cosines, centers)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from nnunet_crossmod.losses.processes import summed
 from nnunet_crossmod.training.drift import SHARE
 from nnunet_crossmod.training.losses import Losses
 
@@ -29,18 +30,11 @@ class GradientShare:
     Args:
         parameters: of the network.
         share: largest norm of a weighted term's gradient, as a share of that of all other terms together.
-        added_up: sums a tensor over the processes of a distributed training.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[torch.nn.Parameter],
-        share: float,
-        added_up: Callable[..., tuple[Tensor, ...]] = lambda *tensors: tensors,
-    ) -> None:
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], share: float) -> None:
         self.parameters = list(parameters)
         self.share = share
-        self.added_up = added_up
         self.norms: dict[str, Tensor] = {}
         # a compiled network otherwise frees what a second backward pass would read
         torch._functorch.config.donated_buffer = False
@@ -94,7 +88,7 @@ class GradientShare:
 
     def _norm(self, gradients: Iterable[Tensor]) -> Tensor:
         """Of the gradients together, as they are averaged over the processes."""
-        *gradients, processes = self.added_up(*gradients, torch.ones((), device=self.parameters[0].device))
+        *gradients, processes = summed(*gradients, torch.ones((), device=self.parameters[0].device))
         total: Tensor = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).norm()
         return total / processes
 

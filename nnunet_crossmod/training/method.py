@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
@@ -266,14 +265,6 @@ class Method:
         patch_size = self.configuration_manager.patch_size
         for loaded in representative_patches(dataset, patch_size, self.batch_size, limit):
             yield CrossModalBatch.from_loader(loaded, self.block, cases, self.device)
-
-    def added_up(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The tensors, each summed over all processes of a distributed training."""
-        if self.is_ddp:
-            tensors = tuple(tensor.clone() for tensor in tensors)
-            for tensor in tensors:
-                dist.all_reduce(tensor)
-        return tensors
 
     def check_option(self, name: str, holds: bool, must_be: str) -> None:
         """Raise :class:`CrossmodError` unless the hyper-parameter holds what it must."""

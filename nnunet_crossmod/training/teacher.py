@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from nnunet_crossmod.losses.processes import summed
 
 __all__ = ["PseudoLabels", "Teacher", "ramp"]
 
@@ -80,28 +82,25 @@ class Teacher(nn.Module):
         self.steps += 1
 
     @torch.no_grad()
-    def label(
-        self, images: Tensor, modality: Tensor, added_up: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: (x,)
-    ) -> PseudoLabels:
+    def label(self, images: Tensor, modality: Tensor) -> PseudoLabels:
         """Label images (n, c, *s) of the given modalities (n,), and keep account of the confidence.
 
         Args:
             images: as they are, without intensity augmentation.
             modality: index of every sample's modality.
-            added_up: sums a tensor over the processes of a distributed training.
         """
         logits = self.network(images, modality, features=True).logits[0]
         confidence, labels = logits.float().softmax(1).max(1)
-        self._account(confidence, labels, added_up)
+        self._account(confidence, labels)
         return PseudoLabels(labels, confidence >= self.confidence.clamp(max=self.ceiling)[labels])
 
-    def _account(self, confidence: Tensor, labels: Tensor, added_up: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+    def _account(self, confidence: Tensor, labels: Tensor) -> None:
         """Median confidence of every predicted class, by histogram: a sort by class would wait for the device."""
         classes = len(self.confidence)
         position = labels.flatten() * BINS + (confidence.flatten() * BINS).long().clamp(max=BINS - 1)
         counts = torch.zeros(classes * BINS, device=position.device)
         counts.scatter_add_(0, position, torch.ones_like(position, dtype=counts.dtype))
-        histogram = added_up(counts)[0].view(classes, BINS)
+        histogram = summed(counts)[0].view(classes, BINS)
         number = histogram.sum(1)
         below_half = (histogram.cumsum(1) < number[:, None] / 2).sum(1)
         median = (below_half + 0.5) / BINS

@@ -207,7 +207,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             player.begin_alike()
         if self.adaptation_share is not None:
             trained = self.bare_network.parameters()
-            self.gradient_share = GradientShare(trained, self.adaptation_share, self.added_up)
+            self.gradient_share = GradientShare(trained, self.adaptation_share)
         if self.teacher:
             classes = self.label_manager.num_segmentation_heads
             teacher = Teacher(self.bare_network, classes, self.teacher_momentum, self.teacher_confidence)
@@ -352,7 +352,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         assert self.teaching is not None
         with torch.no_grad(), self._autocast():
             target = batch.target
-            batch = batch.with_pseudo_labels(*self.teaching.label(target.images, target.modality, self.added_up))
+            batch = batch.with_pseudo_labels(*self.teaching.label(target.images, target.modality))
         return with_class_mix(batch, self.teacher_mix) if self.teacher_mix > 0 else batch
 
     def _complete_objective(self, losses: Losses, batch: CrossModalBatch, outputs: Any) -> None:

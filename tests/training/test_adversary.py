@@ -263,16 +263,6 @@ def test_the_walk_over_training_cases_is_the_same_every_time_and_costs_no_random
     assert {0, 1, 2, 3} <= set(classes.tolist())
 
 
-def test_processes_add_up_what_they_counted(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make_trainer(PhasedTrainer)
-    counted = torch.tensor([1.0, 2.0])
-    assert trainer.added_up(counted)[0] is counted
-    trainer.is_ddp = True
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
-    assert trainer.added_up(counted, counted + 1)[1].tolist() == [4, 6]
-    assert counted.tolist() == [1, 2]
-
-
 @pytest.mark.parametrize(("every", "drawn"), [(1, [0, 1]), (10, [1])])
 def test_pictures_are_drawn_every_so_often_and_after_the_last_epoch(
     every: int, drawn: list[int], make_trainer: MakeTrainer
