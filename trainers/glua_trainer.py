@@ -20,7 +20,6 @@ from nnunet_crossmod.nn import (
     ModalityUNet,
     StyleTranslator,
     build_aligned_unet,
-    framed,
     translator_plan,
 )
 from nnunet_crossmod.training import CollapseTerms, Losses, Player, TranslatingTrainer, TranslationMode
@@ -193,9 +192,9 @@ class GLUATrainer(TranslatingTrainer):
         wanted = (modality + 1 + self.step % (others - 1)) % others
         network = self.translator.generator
         x = network.encode(images, modality)
-        translated = framed(images, network.decode(x, wanted))
+        translated = network.decode(x, wanted, images)
         x_ij = network.encode(translated, wanted)
-        reconstructed, cycled = network.decode(x, modality), network.decode(x_ij, modality)
+        reconstructed, cycled = network.decode(x, modality, images), network.decode(x_ij, modality, translated)
         reconstructed, translated, cycled, x, x_ij = (
             where_it_shows_something(images, made) for made in (reconstructed, translated, cycled, x, x_ij)
         )

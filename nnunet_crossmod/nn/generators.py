@@ -18,6 +18,7 @@ __all__ = [
     "ImageTranslator",
     "ResnetGenerator",
     "as_slices",
+    "changed",
     "convolution",
     "fitting",
     "flicker",
@@ -29,6 +30,17 @@ __all__ = [
 ]
 
 
+LARGEST = 0.999  # of an image's −1 … 1, so that its inverse hyperbolic tangent is finite
+
+
+def changed(image: Tensor, change: Tensor) -> Tensor:
+    """An image (n, c, *s), −1 … 1, and what a generator adds to it in front of the tanh; a change of 0 leaves it.
+
+    What is beyond the scan's edge stays empty, see :func:`framed`.
+    """
+    return framed(image, (image.float().clamp(-LARGEST, LARGEST).atanh() + change.float()).tanh())
+
+
 def framed(image: Tensor, made: Tensor) -> Tensor:
     """What was made of an image (n, c, *s), which itself stays where it is 0 in every channel: beyond the scan's edge.
 
@@ -36,9 +48,6 @@ def framed(image: Tensor, made: Tensor) -> Tensor:
     generator would otherwise learn to paint tissue beyond the edge, where labels say background.
     """
     return torch.where((image == 0).all(1, keepdim=True), image.to(made.dtype), made)
-
-
-LARGEST = 0.999  # of an image's −1 … 1, so that its inverse hyperbolic tangent is finite
 
 
 def fitting(kernel: int, size: int) -> int:
@@ -148,8 +157,7 @@ class ResnetGenerator(nn.Module):
         features, x = self._encode(x)
         for block in self.blocks[len(self.blocks) // 2 + 1 :]:
             x = block(x)
-        unbounded = features[0].float().clamp(-LARGEST, LARGEST).atanh() + self.up(x).float()
-        return framed(features[0], unbounded.tanh()), features
+        return changed(features[0], self.up(x)), features
 
     def _encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         if any(length % m for length, m in zip(x.shape[2:], self.multiple, strict=True)):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from dynamic_network_architectures.building_blocks.helper import get_matching_convtransp
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_crossmod.nn.generators import ImageTranslator, convolution, fitting, framed, initialise
+from nnunet_crossmod.nn.generators import ImageTranslator, changed, convolution, fitting, initialise
 
 __all__ = ["AdaINAutoEncoder", "StyleTranslator", "adaptive_instance_norm"]
 
@@ -94,11 +93,12 @@ class _Half(nn.Module):
 
 
 class AdaINAutoEncoder(nn.Module):
-    """``decode(encode(x, i), j)`` shows an image of domain i as one of domain j; for i = j it reconstructs it.
+    """``decode(encode(x, i), j, x)`` shows an image x of domain i as one of domain j; for i = j it reconstructs it.
 
-    Encoder: convolutions of kernel 7, then 3 and 3 with stride, residual blocks. The decoder mirrors it with transposed
-    convolutions and ends in a tanh. Every norm is adaptive; a perceptron (m → 256 → 256 → all γ and β) in each half
-    makes their affines of the one-hot domain.
+    Encoder: convolutions of kernel 7, then 3 and 3 with stride, residual blocks. The decoder mirrors it with
+    nearest-neighbour upsampling; what comes out is added to x in front of a tanh, and its last convolution begins at
+    zero: an untrained network returns its image. Every norm is adaptive; a perceptron (m → 256 → 256 → all γ and β) in
+    each half makes their affines of the one-hot domain.
 
     Args:
         channels: c.
@@ -112,7 +112,8 @@ class AdaINAutoEncoder(nn.Module):
     Raises:
         ValueError: a size that the strides do not divide.
 
-    Source: Su et al., "Mind the Gap" (no released code). Differs: γ is 1 + what the perceptron gives.
+    Source: Su et al., "Mind the Gap" (no released code). Differs: the image is added; no transposed convolutions; γ is
+    1 + what the perceptron gives.
     """
 
     def __init__(
@@ -144,16 +145,15 @@ class AdaINAutoEncoder(nn.Module):
             return [_ResidualBlock(axes, 4 * width, inner) for _ in range(blocks)]
 
         up = residual()
-        transposed = get_matching_convtransp(dimension=axes)
         for level in (1, 0):
-            kernel = [4 if s == 2 else k for s, k in zip(strides[level], kernels[level], strict=True)]
-            padding = [1 if s == 2 else k // 2 for s, k in zip(strides[level], kernel, strict=True)]
             outputs = width * 2**level
-            up.append(_Layer(transposed(2 * outputs, outputs, kernel, strides[level], padding), outputs))
+            upsample = nn.Upsample(scale_factor=tuple(map(float, strides[level])), mode="nearest")
+            up.append(_Layer(nn.Sequential(upsample, convolution(axes, 2 * outputs, outputs, kernels[level])), outputs))
         self.encoder = _Half([*down, *residual()], domains, hidden)
         self.decoder = _Half(up, domains, hidden)
         self.last = convolution(axes, width, channels, outer)
         self.apply(initialise)
+        nn.init.zeros_(self.last.weight)
 
     def _check(self, size: Sequence[int]) -> None:
         if any(length % m for length, m in zip(size, self.multiple, strict=True)):
@@ -165,13 +165,19 @@ class AdaINAutoEncoder(nn.Module):
         content: Tensor = self.encoder(image, modality)
         return content
 
-    def decode(self, content: Tensor, modality: Tensor) -> Tensor:
-        """The image (n, c, *s), −1 … 1, that shows a content in the given domains (n,)."""
-        return torch.tanh(self.last(self.decoder(content, modality)))
+    def decode(self, content: Tensor, modality: Tensor, image: Tensor) -> Tensor:
+        """The image (n, c, *s), −1 … 1, that shows a content in the given domains (n,).
+
+        Args:
+            content: what :meth:`encode` gave of ``image``.
+            modality: wanted domains.
+            image: (n, c, *s), to which the change is added; empty beyond the scan's edge, as the result is.
+        """
+        return changed(image, self.last(self.decoder(content, modality)))
 
     def forward(self, image: Tensor, modality: Tensor, wanted: Tensor) -> Tensor:
         """Show images (n, c, *s) of the domains ``modality`` (n,) as images of the domains ``wanted`` (n,)."""
-        return self.decode(self.encode(image, modality), wanted)
+        return self.decode(self.encode(image, modality), wanted, image)
 
 
 class StyleTranslator(ImageTranslator):
@@ -193,4 +199,4 @@ class StyleTranslator(ImageTranslator):
         shown = self.shown(images)
         repeats = len(shown) // max(1, len(images))
         own, target = (index.repeat_interleave(repeats) for index in (modality, wanted))
-        return self.restored(framed(shown, self.generator(shown, own, target)), images.shape[2])
+        return self.restored(self.generator(shown, own, target), images.shape[2])

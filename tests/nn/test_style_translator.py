@@ -62,6 +62,8 @@ def test_the_auto_encoder_keeps_the_shape_and_the_range(size: tuple[int, ...]) -
     strides = [[2] * len(size), [1, *[2] * (len(size) - 1)]]
     network = AdaINAutoEncoder(1, size, 2, width=4, blocks=2, strides=strides, hidden=8)
     images, of = torch.rand(2, 1, *size) * 2 - 1, torch.tensor([0, 1])
+    torch.testing.assert_close(network(images, of, 1 - of), images, atol=1e-3, rtol=0, msg="untrained: the image")
+    torch.nn.init.normal_(network.last.weight)
     content = network.encode(images, of)
     assert content.shape == (2, 16, *[length // m for length, m in zip(size, network.multiple, strict=True)])
     made = network(images, of, 1 - of)
@@ -78,7 +80,8 @@ def test_both_halves_know_the_domain_and_each_image_has_its_own() -> None:
     contents = network.encode(image, domains)
     assert not torch.allclose(contents[0], contents[1])
     torch.testing.assert_close(contents[1:], network.encode(image[1:], domains[1:]))
-    shown = network.decode(contents[:1].expand_as(contents), domains)
+    torch.nn.init.normal_(network.last.weight)
+    shown = network.decode(contents[:1].expand_as(contents), domains, image)
     assert not torch.allclose(shown[0], shown[1])
 
 
