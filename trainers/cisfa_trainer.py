@@ -86,7 +86,7 @@ class CISFATrainer(TranslatingTrainer):
     """L_gcl as one of the segmenter's terms, or in a step of the encoder's own before the segmenter's."""
     fool_weight: Weight = 1.0
     warm_up: Share = 0.2
-    """Share of the training after which the segmenter begins to fool D_s."""
+    """Share of the training after which the segmenter begins to fool D_s and, as one of its terms, L_gcl joins."""
 
     def check_plan(self, planned: dict[str, Any]) -> None:
         self.check_option("gan_weight", self.gan_weight + self.pcl_weight > 0, "above 0 where pcl_weight is 0")
@@ -188,7 +188,7 @@ class CISFATrainer(TranslatingTrainer):
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, outputs.batch))
         if "global" in self.heads:
             gcl = self.global_contrast(batch, outputs.bottleneck[batch.source_rows], self.heads["global"])
-            losses.adapt("gcl", gcl, self.gcl_weight)
+            losses.adapt("gcl", gcl, self.gcl_weight * self.joined(self.warm_up))
         if self.fool_weight > 0:
             scores = self.mask_discriminator(outputs.logits[0][batch.target_rows].softmax(1))
             losses.adapt("fool", fool(scores, LEAST_SQUARES), self.fool_weight * self.joined(self.warm_up))
