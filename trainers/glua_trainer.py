@@ -70,6 +70,8 @@ class GLUATrainer(TranslatingTrainer):
             "raw_share": 0.0,
             "optimizer_name": "sgd",
             "weight_decay": 5e-4,
+            "reconstruction_weight": 20.0,
+            "cycle_weight": 20.0,
             "local_weight": 0.01,
             "global_weight": 0.01,
         },
@@ -88,8 +90,10 @@ class GLUATrainer(TranslatingTrainer):
     style_lr: Positive = 2e-4
     style_weight_decay: Weight = 1e-4
     image_discriminator_width: Count = 64
-    reconstruction_weight: Weight = 20.0
-    cycle_weight: Weight = 20.0
+    reconstruction_weight: Weight = 1.0
+    """20 in the paper, for a translator that must first learn to draw; it pins one that begins as identity there."""
+    cycle_weight: Weight = 1.0
+    """20 in the paper, likewise."""
     content_weight: Weight = 1.0
     gan_weight: Weight = 1.0
     gan_loss: Game = "bce"
