@@ -22,7 +22,6 @@ __all__ = [
     "convolution",
     "fitting",
     "flicker",
-    "framed",
     "from_slices",
     "initialise",
     "translator_plan",
