@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from ceilings import print_ceilings
 
 from nnunet_crossmod.commands.arguments import check_numbers
 from nnunet_crossmod.compare import Comparison, read_method, roles_of
@@ -53,8 +54,10 @@ def main() -> None:
     benchmark(args, 511, lambda: mscmrseg.convert(args.input, 511), development=DEVELOPMENT)
 
 
-def arguments(description: str | None, rows: Sequence[str], epochs: int, output: str) -> argparse.ArgumentParser:
-    """What every comparison takes."""
+def arguments(
+    description: str | None, rows: Sequence[str], epochs: int, output: str, *, groups: bool = True
+) -> argparse.ArgumentParser:
+    """What every comparison takes; ``groups``: what one with development and check scans takes."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", dest="output", type=Path, default=Path(output), help=f"work folder ({output})")
     parser.add_argument("-tr", dest="rows", nargs="+", default=rows, metavar="ROW", help="; ".join(rows))
@@ -62,6 +65,9 @@ def arguments(description: str | None, rows: Sequence[str], epochs: int, output:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="models trained side by side (1)")
     parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring")
+    if groups:
+        explained = "also learn from the labels of the development scans for the check scans, and the reverse"
+        parser.add_argument("--ceilings", action="store_true", help=explained)
     parser.add_argument("-device", default="cpu", choices=["auto", "cpu", "cuda", "mps"])
     return parser
 
@@ -80,22 +86,15 @@ def benchmark(
     prepare(dataset, convert, args.output)
     methods = [read_method(row.format(twice=2 * args.epochs)) for row in args.rows]
     work, device = args.output / f"comparison_{args.epochs}x50", device_of(args.device)
-    comparison = Comparison(
-        dataset,
-        "2d",
-        methods,
-        work,
-        seeds=args.seeds,
-        settings={"num_epochs": args.epochs, **(settings or {})},
-        preset="cpu",
-        device=device,
-        mirroring=not args.disable_tta,
-        jobs=args.jobs,
-    )
+    settings = {"num_epochs": args.epochs, **(settings or {})}
+    how = {"seeds": args.seeds, "device": device, "mirroring": not args.disable_tta, "jobs": args.jobs}
+    comparison = Comparison(dataset, "2d", methods, work, settings=settings, preset="cpu", **how)
     comparison.run(roles_of(methods))
     if development:
         dataset_json = read_json(dataset_folder("nnUNet_raw", dataset) / "dataset.json", "convert the data set again")
         print_groups(work, development, dataset_json["crossmod"]["target"])
+        if args.ceilings:
+            print_ceilings(dataset, development, work, settings, **how)
     print(f"report: {write_report(dataset, work, args.output / 'report.html', device=device)}")
 
 

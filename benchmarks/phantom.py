@@ -34,7 +34,7 @@ ROWS = [
 
 def main() -> None:
     """Prepare, compare, report."""
-    parser = arguments(__doc__, ROWS, epochs=12, output="crossmod_phantom")
+    parser = arguments(__doc__, ROWS, epochs=12, output="crossmod_phantom", groups=False)
     parser.add_argument("--gap", choices=["moderate", "severe"], default="moderate", help="between the modalities")
     parser.add_argument("--shots", type=int, default=0, metavar="N", help="target scans with labels (default 0)")
     args = parser.parse_args()

@@ -37,26 +37,23 @@ Find: TypeAlias = Callable[[Sequence[Path], Findings], Iterable[Scan]]
 class DataSet:
     """A data set that can be converted.
 
-        Attributes:
-            name: what follows ``Dataset            self._reuse(args)
-                print_next_step(args.dataset_id)
-                return
-    X_``.
-            description: one line, for ``dataset.json``.
-            expects: what the input folder must hold.
-            ids: modality → value in its label files → structure. Any other value but 0 is an error.
-            structures: named choices of structures, the first is the default; the others become background.
-            find: finds the scans below some folders. It need not care for roles.
-            source: modalities annotated by default.
-            target: modalities adapted to by default.
-            splits: named test splits beside the general ones; says whether a scan is a test scan.
-            split: the split by default.
-            registered: whether the scans of a subject lie on one grid.
-            partial: whether each modality is annotated for its own structures (``ids``), source or target.
-            reference: for ``dataset.json``.
-            licence: for ``dataset.json``.
-            note: printed after the conversion.
-            warn: what is doubtful about the scans found, one line each; printed with the preview.
+    Attributes:
+        name: what follows ``DatasetXXX_``.
+        description: one line, for ``dataset.json``.
+        expects: what the input folder must hold.
+        ids: modality → value in its label files → structure. Any other value but 0 is an error.
+        structures: named choices of structures, the first is the default; the others become background.
+        find: finds the scans below some folders. It need not care for roles.
+        source: modalities annotated by default.
+        target: modalities adapted to by default.
+        splits: named test splits beside the general ones; says whether a scan is a test scan.
+        split: the split by default.
+        registered: whether the scans of a subject lie on one grid.
+        partial: whether each modality is annotated for its own structures (``ids``), source or target.
+        reference: for ``dataset.json``.
+        licence: for ``dataset.json``.
+        note: printed after the conversion.
+        warn: what is doubtful about the scans found, one line each; printed with the preview.
     """
 
     name: str

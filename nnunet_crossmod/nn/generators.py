@@ -26,6 +26,7 @@ __all__ = [
     "initialise",
     "translator_plan",
     "translator_state",
+    "upsampling",
 ]
 
 
@@ -58,6 +59,17 @@ def convolution(axes: int, inputs: int, outputs: int, kernel: Sequence[int], str
     """A convolution of two or three axes that mirrors the image at its edges."""
     kind: Any = convert_dim_to_conv_op(axes)
     return kind(inputs, outputs, kernel, stride, [k // 2 for k in kernel], padding_mode="reflect")
+
+
+def upsampling(
+    axes: int, inputs: int, outputs: int, kernel: Sequence[int], scale: Sequence[int]
+) -> tuple[nn.Module, nn.Module]:
+    """The inverse of a :func:`convolution` of stride ``scale``: nearest neighbour, then a convolution.
+
+    A transposed convolution in their place would leave a checkerboard.
+    """
+    enlarged = nn.Upsample(scale_factor=tuple(map(float, scale)), mode="nearest")
+    return enlarged, convolution(axes, inputs, outputs, kernel)
 
 
 class _Activation(nn.Sequential):
@@ -135,8 +147,7 @@ class ResnetGenerator(nn.Module):
         up: list[nn.Module] = []
         for level in (1, 0):
             outputs = width * 2**level
-            up += [nn.Upsample(scale_factor=tuple(map(float, strides[level])), mode="nearest")]
-            up += [convolution(axes, 2 * outputs, outputs, kernels[level]), _Activation(axes, outputs)]
+            up += [*upsampling(axes, 2 * outputs, outputs, kernels[level], strides[level]), _Activation(axes, outputs)]
         self.up = nn.Sequential(*up, convolution(axes, width, channels, outer))
         self.feature_channels = [channels, 2 * width, 4 * width, 4 * width, 4 * width]
         self.apply(initialise)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_crossmod.nn.generators import ImageTranslator, changed, convolution, fitting, initialise
+from nnunet_crossmod.nn.generators import ImageTranslator, changed, convolution, fitting, initialise, upsampling
 
 __all__ = ["AdaINAutoEncoder", "StyleTranslator", "adaptive_instance_norm"]
 
@@ -147,8 +147,8 @@ class AdaINAutoEncoder(nn.Module):
         up = residual()
         for level in (1, 0):
             outputs = width * 2**level
-            upsample = nn.Upsample(scale_factor=tuple(map(float, strides[level])), mode="nearest")
-            up.append(_Layer(nn.Sequential(upsample, convolution(axes, 2 * outputs, outputs, kernels[level])), outputs))
+            enlarge = upsampling(axes, 2 * outputs, outputs, kernels[level], strides[level])
+            up.append(_Layer(nn.Sequential(*enlarge), outputs))
         self.encoder = _Half([*down, *residual()], domains, hidden)
         self.decoder = _Half(up, domains, hidden)
         self.last = convolution(axes, width, channels, outer)

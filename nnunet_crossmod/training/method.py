@@ -90,7 +90,9 @@ class Method:
     """Share of the training in which their weight grows to ``teacher_weight``."""
     teacher_momentum: Momentum = 0.99
     teacher_confidence: Share = 0.95
-    """Confidence of the teacher that is always enough; below it, the median of the predicted class decides."""
+    """Confidence of the teacher that is always enough."""
+    teacher_trust: Share = 0.5
+    """Share of every predicted class's voxels whose labels are learnt, the surest ones."""
     teacher_mix: Share = 0.0
     """Share of the target samples that get the structures of a source sample pasted in, with their labels."""
     adaptation_share: Share | None = 0.2

@@ -15,7 +15,7 @@ from nnunet_crossmod.losses.processes import summed
 __all__ = ["PseudoLabels", "Teacher", "ramp"]
 
 BINS = 200
-LEAST_VOXELS = 50  # of a class in a batch, below which its median says nothing
+LEAST_VOXELS = 50  # of a class in a batch, below which its quantile says nothing
 MOMENTUM_OF_CONFIDENCE = 0.9
 
 
@@ -36,26 +36,30 @@ def ramp(progress: float, start: float, length: float) -> float:
 class Teacher(nn.Module):
     """The exponential moving average of a network, and how sure it is of every class.
 
-    A voxel is trusted where the teacher's confidence exceeds the running median confidence of the class that it
-    predicts there (at most ``ceiling``): a small or difficult structure keeps half of its voxels, too.
+    A voxel is trusted where the teacher's confidence is among the highest of the class that it predicts there, or
+    exceeds ``ceiling``: a small or difficult structure keeps as large a share of its voxels as an easy one.
 
     Args:
         network: the student, as it begins; it is copied.
         num_classes: k.
         momentum: share of the old weights in the average; smaller in the first steps.
         ceiling: confidence that is always enough.
+        trust: share of every class's voxels that are trusted, the surest ones, whatever their confidence.
 
     Source: Tarvainen and Valpola (mean teacher), NeurIPS 2017; class-wise thresholds after Zou et al. (class-balanced
-    self-training), ECCV 2018, as running medians instead of quantiles of the whole data set.
+    self-training), ECCV 2018, as running quantiles of batches instead of those of the whole data set.
     """
 
     confidence: Tensor
 
-    def __init__(self, network: nn.Module, num_classes: int, momentum: float = 0.99, ceiling: float = 0.95) -> None:
+    def __init__(
+        self, network: nn.Module, num_classes: int, momentum: float = 0.99, ceiling: float = 0.95, trust: float = 0.5
+    ) -> None:
         super().__init__()
         self.network = deepcopy(network).requires_grad_(False).eval()
         self.momentum = momentum
         self.ceiling = ceiling
+        self.trust = trust
         self.register_buffer("confidence", torch.full((num_classes,), 0.9))
         self.steps = 0
 
@@ -95,16 +99,17 @@ class Teacher(nn.Module):
         return PseudoLabels(labels, confidence >= self.confidence.clamp(max=self.ceiling)[labels])
 
     def _account(self, confidence: Tensor, labels: Tensor) -> None:
-        """Median confidence of every predicted class, by histogram: a sort by class would wait for the device."""
+        """The confidence that ``trust`` of a predicted class's voxels exceed, by histogram: a sort by class would wait
+        for the device."""
         classes = len(self.confidence)
         position = labels.flatten() * BINS + (confidence.flatten() * BINS).long().clamp(max=BINS - 1)
         counts = torch.zeros(classes * BINS, device=position.device)
         counts.scatter_add_(0, position, torch.ones_like(position, dtype=counts.dtype))
         histogram = summed(counts)[0].view(classes, BINS)
         number = histogram.sum(1)
-        below_half = (histogram.cumsum(1) < number[:, None] / 2).sum(1)
-        median = (below_half + 0.5) / BINS
-        moved = torch.lerp(median, self.confidence, MOMENTUM_OF_CONFIDENCE)
+        bins_below = (histogram.cumsum(1) < (1 - self.trust) * number[:, None]).sum(1)
+        quantile = (bins_below + 0.5) / BINS
+        moved = torch.lerp(quantile, self.confidence, MOMENTUM_OF_CONFIDENCE)
         self.confidence.copy_(torch.where(number > LEAST_VOXELS, moved, self.confidence))
 
     @contextmanager

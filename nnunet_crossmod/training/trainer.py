@@ -210,7 +210,8 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             self.gradient_share = GradientShare(trained, self.adaptation_share)
         if self.teacher:
             classes = self.label_manager.num_segmentation_heads
-            teacher = Teacher(self.bare_network, classes, self.teacher_momentum, self.teacher_confidence)
+            trusted = (self.teacher_confidence, self.teacher_trust)
+            teacher = Teacher(self.bare_network, classes, self.teacher_momentum, *trusted)
             self.teaching = teacher.to(self.device)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LatePolyLR]:

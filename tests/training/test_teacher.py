@@ -49,10 +49,13 @@ def test_it_follows_faster_in_the_beginning_and_never_learns_by_itself() -> None
     assert not teacher.train().network.training
 
 
+@pytest.mark.parametrize("trust", [0.5, 0.75, 1.0])
 @pytest.mark.parametrize("size", [(40, 40), (4, 20, 20)])
-def test_the_threshold_of_a_class_is_the_running_median_of_its_confidence(size: tuple[int, ...]) -> None:
+def test_the_threshold_of_a_class_is_the_running_quantile_of_its_confidence(
+    size: tuple[int, ...], trust: float
+) -> None:
     torch.manual_seed(0)
-    teacher = Teacher(Pixelwise(), 3)
+    teacher = Teacher(Pixelwise(), 3, trust=trust)
     expected = np.full(3, 0.9)
     images = torch.randn(2, 3, *size)
     for _ in range(5):
@@ -60,8 +63,8 @@ def test_the_threshold_of_a_class_is_the_running_median_of_its_confidence(size: 
         confidence, predicted = images.softmax(1).max(1)
         assert torch.equal(labels, predicted)
         for c in range(3):
-            median = float(confidence[predicted == c].median())
-            expected[c] = 0.9 * expected[c] + 0.1 * median
+            quantile = float(confidence[predicted == c].quantile(1 - trust)) if trust < 1 else 0.0
+            expected[c] = 0.9 * expected[c] + 0.1 * quantile
     np.testing.assert_allclose(teacher.confidence.numpy(), expected, atol=0.005)
     threshold = teacher.confidence.clamp(max=0.95)[predicted]
     assert torch.equal(trusted, confidence >= threshold)
