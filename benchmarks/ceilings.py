@@ -5,7 +5,9 @@ Half of the labelled target scans are learnt from, the other half is predicted, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,12 @@ def print_ceilings(
     block = CrossmodBlock.from_dataset_json(read_json(file, "convert the data set again"), str(file))
     on_target = {name for name, case in block.test.items() if case.modality in block.target}
     halves = {"development": on_target & set(development), "check": on_target - set(development)}
+    if not all(halves.values()):
+        raise CrossmodError(f"ceilings need development and check scans, got {halves}: name the other folder with -i")
     means = []
     for number, (half, predicted) in enumerate(halves.items(), 1):
         other = dataset + 10 * number
-        try:
-            dataset_folder("nnUNet_preprocessed", other)
-        except CrossmodError:
-            reuse_dataset(dataset, other, block.source, block.target, test=sorted(predicted), overwrite=True)
-            plan_and_preprocess(other, ["2d"], log=work / f"plan_and_preprocess_{other}.log", verify=False)
+        prepare(other, partial(reuse_dataset, dataset, other, block.source, block.target, test=sorted(predicted)), work)
         methods = [read_method(row) for row in CEILINGS]
         folder = work / f"ceilings_on_{half}"
         comparison = Comparison(other, "2d", methods, folder, folds=("all",), settings=settings, preset="cpu", **how)
@@ -54,3 +54,14 @@ def print_ceilings(
         means.append(scores.groupby(["method", "scans", "run"], sort=False)["dice"].mean())
     table = pd.concat(means).groupby(["method", "scans"], sort=False).agg(["mean", "std"]).unstack("scans")
     print(f"\nmean Dice of networks that learnt from the labels of the other half\n{table.round(3).to_string()}\n")
+
+
+def prepare(dataset: int, convert: Callable[[], Path], output: Path) -> None:
+    """Convert, plan and preprocess, once."""
+    try:
+        raw = dataset_folder("nnUNet_raw", dataset)
+    except CrossmodError:
+        raw = convert()
+    preprocessed = Path(os.environ["nnUNet_preprocessed"]) / raw.name  # noqa: SIM112 - nnU-Net's spelling
+    if not (preprocessed / "gt_segmentations").is_dir():
+        plan_and_preprocess(dataset, ["2d"], log=output / "plan_and_preprocess.log", verify=True)

@@ -55,7 +55,8 @@ def build(preprocessed: Path, args: argparse.Namespace) -> tuple[Any, dict[str, 
     kind = load_trainer("CISFATrainer")
     if not args.full:
         plans = configure(plans, "cpu", {}, preset="cpu")
-    settings = dict(map(read_setting, args.set))
+    # all terms from the first step on
+    settings = {"warm_up": 0.0, "adaptation_ramp": 0.0, **dict(map(read_setting, args.set))}
     plans["crossmod"] = settings if args.full else {**kind.presets["cpu"], **settings}
     plans["continue_training"] = False
     dataset_json = json.loads((preprocessed / "dataset.json").read_text())
@@ -94,7 +95,7 @@ def measure(trainer: Any, loaded: dict[str, Any], steps: int) -> None:
         return inner
 
     def whole() -> None:
-        trainer.iteration = 0
+        trainer.iteration = 1  # every 50th step measures gradients, too
         trainer.train_step({**loaded, "target": list(loaded["target"])})
 
     batch = CrossModalBatch.from_loader(loaded, trainer.block, trainer.seen, device)

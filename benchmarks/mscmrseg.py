@@ -10,7 +10,6 @@ settings may be chosen, and all others.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from ceilings import print_ceilings
+from ceilings import prepare, print_ceilings
 
 from nnunet_crossmod.commands.arguments import check_numbers
 from nnunet_crossmod.compare import Comparison, read_method, roles_of
 from nnunet_crossmod.dataset_conversion import mscmrseg
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.nnunet_runs import plan_and_preprocess, use_folders
+from nnunet_crossmod.nnunet_runs import use_folders
 from nnunet_crossmod.paths import dataset_folder, device_of, read_json
 from nnunet_crossmod.report import write_report
 
@@ -106,17 +105,6 @@ def print_groups(work: Path, development: Collection[str], target: Sequence[str]
     per_run = scores.assign(group=groups).groupby(["method", "group", "run"], sort=False)["dice"].mean()
     table = per_run.groupby(["method", "group"], sort=False).agg(["mean", "std"]).unstack("group")
     print(f"\nmean Dice over scans, mean and deviation over runs\n{table.round(3).to_string()}\n")
-
-
-def prepare(dataset: int, convert: Callable[[], Path], output: Path) -> None:
-    """Convert, plan and preprocess, once."""
-    try:
-        raw = dataset_folder("nnUNet_raw", dataset)
-    except CrossmodError:
-        raw = convert()
-    preprocessed = Path(os.environ["nnUNet_preprocessed"]) / raw.name  # noqa: SIM112 - nnU-Net's spelling
-    if not (preprocessed / "gt_segmentations").is_dir():
-        plan_and_preprocess(dataset, ["2d"], log=output / "plan_and_preprocess.log", verify=True)
 
 
 if __name__ == "__main__":

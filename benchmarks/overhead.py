@@ -100,7 +100,7 @@ def measure(configuration: str, preprocessed: Path, args: argparse.Namespace) ->
     for name in args.trainers:
         kind = load_trainer(name)
         small = {} if args.full else dict(kind.presets.get("cpu", {}))
-        early = {"warm_up": 0.0, "adaptation_ramp": 0.0}
+        early = {"warm_up": 0.0, "adaptation_ramp": 0.0, "teacher_start": 0.0, "teacher_ramp": 0.0}
         warm = {name: value for name, value in early.items() if name in kind._hyperparameter_types}
         first = build(kind, **small, **warm)
         for epoch in sorted({0, first.segmenter.first_epoch}):

@@ -28,21 +28,19 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, source: Sequence[st
 
     Args:
         parser: the parser of the one conversion.
-        source: default source modalities.
-        target: default target modalities.
+        source: default source modalities, for the help.
+        target: default target modalities, likewise.
     """
     parser.add_argument("-d", dest="dataset_id", type=int, required=True, metavar="ID", help="data set id, 1 to 999")
     parser.add_argument(
         "--source",
         nargs="+",
-        default=list(source),
         metavar="MODALITY",
         help=f"annotated (default: {' '.join(source) or 'those with labels'})",
     )
     parser.add_argument(
         "--target",
         nargs="+",
-        default=list(target),
         metavar="MODALITY",
         help=f"adapted to (default: {' '.join(target) or 'those without labels'})",
     )
@@ -129,8 +127,8 @@ def read_labels(words: Sequence[str], flag: str) -> dict[str, list[int]]:
         wrong = [number for number in numbers if not re.fullmatch(r"-?\d+", number)]
         if wrong:
             raise CrossmodError(
-                f"{flag}: label {name!r} has the value {wrong[0]!r}: give whole numbers, and label maps with "
-                "--label-files"
+                f"{flag}: {name!r} has the value {wrong[0]!r}: give whole numbers (files of label maps belong to "
+                "--label-files)"
             )
         labels[name] = [int(number) for number in numbers]
     return labels

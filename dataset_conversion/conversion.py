@@ -24,7 +24,15 @@ from .find_files import Findings
 from .preview import print_preview
 from .raw_dataset import AS_THEY_ARE, IGNORE, Deferred, Handling, RawDataset, Scan, in_order
 from .reuse import reuse_dataset
-from .roles import GENERAL_SPLITS, NamedSplits, TestChoice, annotate_shots, annotate_sources, choose_test_subjects
+from .roles import (
+    GENERAL_SPLITS,
+    NamedSplits,
+    TestChoice,
+    annotate_shots,
+    annotate_sources,
+    choose_test_subjects,
+    resolve_roles,
+)
 from .writer import try_raw_dataset, write_raw_dataset
 
 __all__ = ["DataSet", "ids_of"]
@@ -216,16 +224,7 @@ class DataSet:
         )
 
     def _roles(self, source: Sequence[str] | None, target: Sequence[str] | None) -> tuple[list[str], list[str]]:
-        """The modalities of each role: those named, the others by default."""
-        source = list(source or [name for name in self.source if name not in (target or ())])
-        target = list(target or [name for name in self.target if name not in source])
-        target = target or [name for name in self.ids if name not in source]
-        for flag, names in (("--source", source), ("--target", target)):
-            if not names:
-                raise CrossmodError(f"no modality is left to be the {flag[2:]}: name it with {flag}")
-        if both := [name for name in source if name in target]:
-            raise CrossmodError(f"modality {both[0]!r} is source and target: name each once, with --source or --target")
-        return source, target
+        return resolve_roles(source, target, self.source, self.target, list(self.ids))
 
     def _find(self, folders: Sequence[Path], modalities: Sequence[str], findings: Findings) -> list[Scan]:
         unknown = [name for name in modalities if name not in self.ids]
@@ -309,15 +308,16 @@ class DataSet:
 
     def run(self, args: argparse.Namespace) -> None:
         """Carry out the command."""
+        source, target = self._roles(args.source, args.target)
         if args.reuse is not None:
-            self._reuse(args)
+            self._reuse(args, source, target)
             print_next_step(args.dataset_id)
             return
         labels = read_labels(getattr(args, "labels", []), "--labels")
         dataset = self.with_labels(labels) if labels else self
         structures = None if labels else getattr(args, "structures", None)
-        shots = read_shots(args.shots, args.target)
-        dataset.carry_out(args, args.input, args.source, args.target, shots=shots, structures=structures)
+        shots = read_shots(args.shots, target)
+        dataset.carry_out(args, args.input, source, target, shots=shots, structures=structures)
 
     def carry_out(
         self,
@@ -336,7 +336,7 @@ class DataSet:
             self.convert(*roles, skip_broken=args.skip_broken, **choices)
             print_next_step(args.dataset_id)
 
-    def _reuse(self, args: argparse.Namespace) -> None:
+    def _reuse(self, args: argparse.Namespace, source: Sequence[str], target: Sequence[str]) -> None:
         changes = (
             "shots",
             "skip_broken",
@@ -357,8 +357,8 @@ class DataSet:
         reuse_dataset(
             args.reuse,
             args.dataset_id,
-            args.source,
-            args.target,
+            source,
+            target,
             test=args.test or args.split,
             overwrite=args.overwrite,
         )

@@ -132,8 +132,8 @@ def _one_series(folder: Path, slices: list[Slice], wanted: str | None) -> list[S
         smallest = min(by_series.values(), key=len)
         raise CrossmodError(
             f"{folder} holds {len(by_series)} DICOM series of {sorted(map(len, by_series.values()))} files "
-            f"({smallest[0].file.name} is of the smallest), described as {descriptions}: choose one with --series, or "
-            "move each series to a folder of its own"
+            f"({smallest[0].file.name} is of the smallest), described as {descriptions}: move each series to a "
+            "folder of its own, or choose one with --series in crossmod convert folders"
         )
     return next(iter(by_series.values()))
 

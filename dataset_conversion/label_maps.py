@@ -51,7 +51,7 @@ def map_labels(
         listed = f"{unknown[:10]}{f' and {len(unknown) - 10} more' if len(unknown) > 10 else ''}"
         raise CrossmodError(
             f"{where} holds the values {listed}, which are no labels of this data set; known are {_brief(values)}: "
-            "correct the file, or add them with --labels (--ignore for voxels that nobody annotated)"
+            "correct the file, or name them in crossmod convert folders with --labels (--ignore where nobody annotated)"
         )
     table: NDArray[np.uint8] = np.zeros(int(places[-1]) + 1, dtype=np.uint8)
     table[places] = [values[int(value)] for value in present]

@@ -16,18 +16,20 @@ from nnunet_crossmod.errors import CrossmodError
 from .command_line import add_common_arguments, main, print_next_step, read_shots
 from .phantom_scans import APPEARANCE, LABELS, MODALITIES, Gap, scan_subject
 from .raw_dataset import Annotation, RawDataset, Scan, in_order
-from .roles import annotate_shots
+from .roles import annotate_shots, resolve_roles
 from .writer import new_dataset_folder, write_raw_dataset
 
 Scheme: TypeAlias = Literal["uda", "partial"]
+
+SOURCE, TARGET = ("cine",), ("lge",)
 
 PARTIAL: Mapping[str, tuple[str, ...]] = {"cine": ("Myo", "LV"), "lge": ("RV",)}
 
 
 def convert(
     dataset_id: int,
-    source: Sequence[str] = ("cine",),
-    target: Sequence[str] = ("lge",),
+    source: Sequence[str] = SOURCE,
+    target: Sequence[str] = TARGET,
     *,
     subjects: int = 12,
     test_subjects: int = 4,
@@ -103,7 +105,7 @@ def convert(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of ``crossmod convert phantom``."""
-    add_common_arguments(parser, source=["cine"], target=["lge"])
+    add_common_arguments(parser, source=SOURCE, target=TARGET)
 
     def number(flags: Sequence[str], default: int, what: str) -> None:
         parser.add_argument(*flags, type=int, default=default, metavar="N", help=f"{what} (default: {default})")
@@ -122,10 +124,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out ``crossmod convert phantom``."""
+    source, target = resolve_roles(args.source, args.target, SOURCE, TARGET, list(MODALITIES))
     convert(
         args.dataset_id,
-        args.source,
-        args.target,
+        source,
+        target,
         subjects=args.subjects,
         test_subjects=args.test_subjects,
         size=args.size,
@@ -134,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
         gap=args.gap,
         registered=args.registered,
         annotation=args.annotation,
-        shots=read_shots(args.shots, args.target),
+        shots=read_shots(args.shots, target),
         overwrite=args.overwrite,
     )
     print_next_step(args.dataset_id)

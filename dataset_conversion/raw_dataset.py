@@ -207,9 +207,7 @@ class RawDataset:
                     f"--test, or leave it out of --source and --target{skipped}"
                 )
         if not any(scan.annotated and scan.modality in self.source for scan in self.training):
-            raise CrossmodError(
-                f"no training scan of the source {list(self.source)} is annotated: add its label files (--label-files)"
-            )
+            raise CrossmodError(f"no training scan of the source {list(self.source)} is annotated: add its label files")
 
     def describe(self, where: str) -> tuple[dict[str, Any], CrossmodBlock, Folds]:
         """The content of ``dataset.json``, its block, and the folds.

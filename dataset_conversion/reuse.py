@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.paths import read_json
 from nnunet_crossmod.raw.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.raw.block import Case, CrossmodBlock
 from nnunet_crossmod.raw.modality_channel import channel_file
@@ -108,7 +108,7 @@ class _Base:
         if len(candidates) != 1:
             raise CrossmodError(f"{raw} has {len(candidates)} data sets {base_id} to reuse: convert it first with -i")
         folder = candidates[0].parent.resolve()
-        dataset_json = json.loads((folder / "dataset.json").read_text())
+        dataset_json = read_json(folder / "dataset.json", "convert the data set again")
         block = CrossmodBlock.from_dataset_json(dataset_json, str(folder / "dataset.json"))
         return cls(folder, dataset_json, block, raw_files(folder, dataset_json))
 

@@ -15,17 +15,56 @@ from nnunet_crossmod.errors import CrossmodError
 
 from .raw_dataset import Deferred, Scan
 
-__all__ = ["GENERAL_SPLITS", "NamedSplits", "TestChoice", "annotate_shots", "annotate_sources", "choose_test_subjects"]
+__all__ = [
+    "GENERAL_SPLITS",
+    "NamedSplits",
+    "TestChoice",
+    "annotate_shots",
+    "annotate_sources",
+    "choose_test_subjects",
+    "resolve_roles",
+]
 
 GENERAL_SPLITS = {
     "labelled-target": "subjects with a labelled target scan",
-    "fifth": "a random fifth of the subjects of each modality (seed 12345)",
+    "fifth": "a random fifth of the labelled subjects of each modality (seed 12345)",
     "none": "no test subjects",
 }
 
 NamedSplits: TypeAlias = Mapping[str, Callable[[Scan], bool]]
 TestChoice: TypeAlias = str | Sequence[int | str]
 """The name of a split; or names, numbers or patterns of subjects and scans."""
+
+
+def resolve_roles(
+    source: Sequence[str] | None,
+    target: Sequence[str] | None,
+    default_source: Sequence[str],
+    default_target: Sequence[str],
+    known: Sequence[str],
+) -> tuple[list[str], list[str]]:
+    """The modalities of each role: those named; the other role keeps its defaults, or what is left of them.
+
+    Args:
+        source: those named, or None.
+        target: likewise.
+        default_source: where none are named.
+        default_target: likewise.
+        known: all modalities.
+
+    Raises:
+        CrossmodError: a modality in both roles, or none left for one.
+    """
+    source = list(source or [name for name in default_source if name not in (target or ())])
+    source = source or [name for name in known if name not in (target or ())]
+    target = list(target or [name for name in default_target if name not in source])
+    target = target or [name for name in known if name not in source]
+    for flag, names in (("--source", source), ("--target", target)):
+        if not names:
+            raise CrossmodError(f"no modality is left to be the {flag[2:]}: name it with {flag}")
+    if both := [name for name in source if name in target]:
+        raise CrossmodError(f"modality {both[0]!r} is source and target: name each once, with --source or --target")
+    return source, target
 
 
 def choose_test_subjects(

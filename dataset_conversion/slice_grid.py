@@ -162,8 +162,8 @@ def _uneven(slices: Sequence[Slice]) -> CrossmodError:
     worst = int(np.argmax(np.abs(gaps - usual)))
     return CrossmodError(
         f"{slices[worst].file} and {slices[worst + 1].file.name} are {gaps[worst]:.4g} mm apart, other slices "
-        f"{usual:.4g} mm: a slice is missing or in excess; download the series again, interpolate with "
-        "--resample-uneven, or keep the longest even part with --keep-even"
+        f"{usual:.4g} mm: a slice is missing or in excess; download the series again, or in crossmod convert folders "
+        "interpolate with --resample-uneven, or keep the longest even part with --keep-even"
     )
 
 

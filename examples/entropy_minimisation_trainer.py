@@ -37,6 +37,5 @@ class EntropyMinimisationTrainer(CrossModalTrainer):
 
     def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, batch))
-        if self.progress >= self.warm_up:
-            losses.add("entropy", entropy(outputs.logits[0][batch.target_rows]), self.entropy_weight)
-        return losses
+        on_target = entropy(outputs.logits[0][batch.target_rows])
+        return losses.adapt("entropy", on_target, self.entropy_weight * self.joined(self.warm_up))

@@ -31,6 +31,7 @@ from nnunet_crossmod.paths import (
     nnunet_folder,
     read_json,
     read_plans,
+    write_whole,
 )
 from nnunet_crossmod.plans import configure, read_setting, resolved_configuration, write_plans
 from nnunet_crossmod.raw.block import Case, CrossmodBlock, entry_of
@@ -69,7 +70,7 @@ def read_method(text: str) -> Method:
     words = shlex.split(text)
     if not words:
         raise CrossmodError("-tr names an empty row: give the name of a trainer")
-    return Method(text, words[0], dict(map(read_setting, words[1:])))
+    return Method(text, words[0], dict(read_setting(word, f"-tr {words[0]!r}") for word in words[1:]))
 
 
 def roles_of(
@@ -145,6 +146,7 @@ class Comparison:
             roles = Roles(*(role if role in titles else None for role in roles))
             table = self._tables(pd.concat(together, ignore_index=True), titles, roles, block, runs)
         if failures:
+            self._record(raw, [run for run in runs if run.method.title in titles], roles)
             lines = [f"{run.method.title}, {run.name}: {error}" for run, error in failures.items()]
             raise CrossmodError(f"{len(failures)} of {len(runs)} models are missing: " + "; ".join(lines))
         return cast("pd.DataFrame", table)
@@ -347,7 +349,7 @@ class Comparison:
         file = folder / f"{name}.json"
         if not file.is_file():
             write_plans(plans, folder)
-        elif json.loads(file.read_text()) != plans:
+        elif read_json(file, "remove it") != plans:
             raise CrossmodError(
                 f"{file} differs from what {self.plans} and these settings make: the data set was planned again since; "
                 "remove that file and the results trained on it"
@@ -396,14 +398,14 @@ class Comparison:
         predicted = list(folder.glob(f"*{ending}"))
         made_by = {"checkpoint": str(checkpoint), "mirroring": self.mirroring}
         record_path = run.work / "predicted_by.json"
-        kept = json.loads(record_path.read_bytes()) if record_path.is_file() else None
+        kept = read_json(record_path, "remove it, to predict again") if record_path.is_file() else None
         if predicted and (
             kept != made_by or any(file.stat().st_mtime < checkpoint.stat().st_mtime for file in predicted)
         ):
             shutil.rmtree(folder)  # of another model, or of a training that went on since
             predicted = []
         record_path.parent.mkdir(parents=True, exist_ok=True)
-        record_path.write_text(json.dumps(made_by, indent=2) + "\n", encoding="utf-8")
+        write_whole(record_path, json.dumps(made_by, indent=2) + "\n")
         if len(predicted) >= number:
             return
         if predicted:
@@ -435,7 +437,7 @@ class Comparison:
         kept = run.work / "metrics.csv"
         files = [*(run.work / "predictions").glob(f"*{ending}"), *references.glob(f"*{ending}")]
         if kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files):
-            kept_summary = json.loads((run.work / "summary.json").read_bytes())
+            kept_summary = read_json(run.work / "summary.json", f"remove {kept}, to evaluate again")
             if kept_summary["conventions"]["tolerance_mm"] == self.tolerance:
                 return read_scores(kept)
         modalities = {case.name: case.modality for case in block.test.values()}
@@ -477,7 +479,7 @@ class Comparison:
                 for run in runs
             ],
         }
-        (self.work / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(self.work / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def cases_seen(trainer: str, block: CrossmodBlock) -> list[Case]:

@@ -258,6 +258,13 @@ def read_json(path: Path, remedy: str) -> Any:
         raise CrossmodError(f"{path} cannot be read as JSON ({error}): {remedy}") from error
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all, whenever the process is killed."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def device_of(name: str) -> str:
     """The device itself; for ``auto`` CUDA where it is there, else the CPU.
 

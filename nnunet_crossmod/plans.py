@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.paths import write_whole
 
 __all__ = [
     "NETWORKS",
@@ -43,6 +44,9 @@ PAPER_HYPERPARAMETERS: dict[str, Any] = {
     "adaptation_ramp": 0.0,
     "shared_norms": False,
 }
+
+OPTIMISATION = ("optimizer_name", "initial_lr", "weight_decay", "adam_betas", "lr_schedule")
+"""Hyper-parameters that the paper's preset leaves to the trainer, whatever the plans copied say."""
 
 
 def _shrink_for_cpu(configuration: dict[str, Any]) -> None:
@@ -129,11 +133,11 @@ NETWORKS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any], str | None],
 """Name → hyper-parameters that make the network train, and what puts it in the place of a configuration's own."""
 
 
-def read_setting(text: str) -> tuple[str, Any]:
+def read_setting(text: str, where: str = "--set") -> tuple[str, Any]:
     """``name=value`` with the value in JSON, or a bare word: ``fpc_weight=0.25``, ``gin=source``, ``seed=null``."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise CrossmodError(f"--set takes NAME=VALUE, got {text!r}")
+        raise CrossmodError(f"{where} takes NAME=VALUE, got {text!r}")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
@@ -157,7 +161,8 @@ def configure(
         plans: the plans to copy.
         name: ``plans_name`` of the copy.
         settings: hyper-parameters; they come on top of those of ``plans`` and of the preset.
-        preset: a key of :data:`PRESETS`; shrinks the configurations.
+        preset: a key of :data:`PRESETS`: ``cpu`` shrinks the configurations, ``paper`` gives optimiser, rate and
+            decay back to the trainer.
         network: a key of :data:`NETWORKS`, in place of the planned one; its hyper-parameters come on top of the
             preset's.
         batch_size: of the ``configurations``.
@@ -191,23 +196,24 @@ def configure(
         hyperparameters = hyperparameters | of_network
         _change_configurations(copy, lambda configuration: put_in(configuration, preset))
     copy["plans_name"] = name
-    copy["crossmod"] = {**copy.get("crossmod", {}), **hyperparameters, **settings}
+    inherited = {k: v for k, v in copy.get("crossmod", {}).items() if preset != "paper" or k not in OPTIMISATION}
+    copy["crossmod"] = {**inherited, **hyperparameters, **settings}
     if batch_size is not None and batch_size < 1:
         raise CrossmodError(f"-b {batch_size} must be at least 1")
     fitting = []
     for key, planned in copy["configurations"].items():
-        inherited = resolved_configuration(copy, key)
-        axes = len(inherited["patch_size"])
+        resolved = resolved_configuration(copy, key)
+        axes = len(resolved["patch_size"])
         if configurations and key not in configurations:
             continue
-        if "previous_stage" in inherited:
+        if "previous_stage" in resolved:
             if configurations:
                 raise CrossmodError(f"{key} is a cascade, which cross-modal trainers do not do: leave it out of -c")
             continue
         if batch_size is not None and (configurations or "batch_size" in planned):
             planned["batch_size"] = batch_size
         if patch_size is not None and len(patch_size) == axes:
-            planned["patch_size"] = _checked_patch(patch_size, inherited, key)
+            planned["patch_size"] = _checked_patch(patch_size, resolved, key)
             fitting.append(key)
         elif patch_size is not None and configurations:
             raise CrossmodError(f"--patch-size {list(patch_size)} must be {axes} numbers for {key}")
@@ -281,7 +287,5 @@ def write_plans(plans: Mapping[str, Any], folder: Path, *, overwrite: bool = Fal
         CrossmodError: plans of that name exist.
     """
     file = new_plans_file(folder, plans["plans_name"], overwrite=overwrite)
-    partial = file.with_suffix(".json.partial")
-    partial.write_text(json.dumps(plans, indent=2))
-    partial.replace(file)
+    write_whole(file, json.dumps(plans, indent=2))
     return file

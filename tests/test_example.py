@@ -28,7 +28,9 @@ def load() -> Any:
 
 def test_it_trains_and_certainty_grows(make_trainer: Callable[..., Any]) -> None:
     kind = load().EntropyMinimisationTrainer
-    trainer = make_trainer(kind, warm_up=0.0, entropy_weight=10.0, num_iterations_per_epoch=20)
+    trainer = make_trainer(
+        kind, warm_up=0.0, adaptation_ramp=0.0, adaptation_share=None, entropy_weight=10.0, num_iterations_per_epoch=20
+    )
     trainer.on_train_start()
     trainer.network.train()
     batch = next(trainer.dataloader_train)

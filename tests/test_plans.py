@@ -14,7 +14,7 @@ from support import architecture
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.nn import build_unet
-from nnunet_crossmod.plans import configure, read_setting, write_plans
+from nnunet_crossmod.plans import OPTIMISATION, configure, read_setting, write_plans
 from nnunet_crossmod.training.input_check import planned_configuration
 
 
@@ -136,6 +136,15 @@ def test_a_preset_shrinks_what_a_configuration_that_inherits_has_of_its_own() ->
     assert shrunk["2d_wide"]["architecture"] == shrunk["2d"]["architecture"]
     assert shrunk["2d_same"] == plans["configurations"]["2d_same"]
     assert configure(plans, "paper", {}, preset="paper")["configurations"] == plans["configurations"]
+
+
+def test_the_papers_preset_gives_optimiser_and_rate_of_small_plans_back_to_the_trainer() -> None:
+    small = configure(PLANS, "cpu", {"seed": 3}, preset="cpu")
+    kept = configure(small, "paper", {}, preset="paper")["crossmod"]
+    assert small["crossmod"]["optimizer_name"] == "adamw"
+    assert not set(OPTIMISATION) & set(kept)
+    assert (kept["num_epochs"], kept["seed"]) == (small["crossmod"]["num_epochs"], 3)
+    assert configure(small, "own", {"initial_lr": 0.1}, preset="paper")["crossmod"]["initial_lr"] == 0.1
 
 
 @pytest.mark.parametrize("key", ["3d_cascade_fullres", "3d_cascade_large"])

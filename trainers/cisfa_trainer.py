@@ -46,7 +46,8 @@ LEAST_SQUARES: Game = "least_squares"
 class CISFATrainer(TranslatingTrainer):
     """Four players: G translates source into target, S segments both, D_g judges images and D_s label maps.
 
-    G: fool D_g + pcl_weight · L_pcl. S: L_seg on translated source + gcl_weight · L_gcl + fool_weight · fool D_s.
+    G: fool D_g + pcl_weight · L_pcl. S: L_seg on the source, but for ``raw_share`` of it translated, + gcl_weight ·
+    L_gcl + fool_weight · fool D_s.
     """
 
     optimizer_name = "adam"
@@ -142,7 +143,7 @@ class CISFATrainer(TranslatingTrainer):
         source, target = (self.translator.shown(batch.images[row]) for row in rows)
         translated, features = self.translator.generator.translate_and_encode(source)
         translated = where_it_shows_something(source, translated)
-        frame = self.common_frame(batch)
+        frame = batch.common_frame
         frames = (self.translator.sliced(frame[rows[0]]), self.translator.sliced(frame[rows[1]]))
         return Outputs(source, target, translated, features, self.source_foreground(batch), frames)
 
@@ -190,7 +191,8 @@ class CISFATrainer(TranslatingTrainer):
             gcl = self.global_contrast(batch, outputs.bottleneck[batch.source_rows], self.heads["global"])
             losses.adapt("gcl", gcl, self.gcl_weight * self.joined(self.warm_up))
         if self.fool_weight > 0:
-            scores = self.mask_discriminator(outputs.logits[0][batch.target_rows].softmax(1))
+            predicted = outputs.batch.framed(outputs.logits[0].softmax(1))
+            scores = self.mask_discriminator(predicted[batch.target_rows])
             losses.adapt("fool", fool(scores, LEAST_SQUARES), self.fool_weight * self.joined(self.warm_up))
         return losses
 
@@ -201,7 +203,8 @@ class CISFATrainer(TranslatingTrainer):
         return Losses().add("gcl", gcl, self.gcl_weight)
 
     def global_contrast(self, batch: CrossModalBatch, translated: Tensor, head: nn.Module) -> Tensor:
-        """L_gcl (Eq. 5) between the bottlenecks of source images and of their translations (n, c, *f)."""
+        """L_gcl (Eq. 5) between the bottlenecks of source images and of what the segmenter sees of them (n, c, *f):
+        translated, or as they are, and augmented."""
         source = self.bare_network.encode(batch.images[batch.source_rows], batch.modality[batch.source_rows])[-1]
         a, b = (head(features.flatten(2).mean(2)) for features in (source, translated))
         return nt_xent(a, b, self.gcl_temperature)
@@ -217,7 +220,7 @@ class CISFATrainer(TranslatingTrainer):
     def predicted_again(self, batch: CrossModalBatch, outputs: Outputs) -> Outputs:
         """The predictions of S after its step."""
         logits = self.bare_network(outputs.batch.images, outputs.batch.modality, features=True).logits
-        return outputs._replace(probabilities=logits[0].softmax(1))
+        return outputs._replace(probabilities=outputs.batch.framed(logits[0].softmax(1)))
 
     def mask_discriminator_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         """Predictions on translated source, which labels have shaped, are real; those on the target are fake."""

@@ -54,7 +54,8 @@ class Segmentation(NamedTuple):
 
 class GLUATrainer(TranslatingTrainer):
     """Stage 1: an auto-encoder with AdaIN learns to show scans of one modality as another. Stage 2: the segmenter
-    learns from translated source, while D1 aligns the features and D2 the predictions of the real target with it.
+    learns from source scans, but for ``raw_share`` of them translated, while D1 aligns the features and D2 the
+    predictions of the real target with theirs.
 
     Stage 1: reconstruction_weight · l_rec + cycle_weight · l_cyc + content_weight · l_cont + gan_weight · l_adv.
     Stage 2: l_seg + local_weight · l_D1 + global_weight · l_D2, where target features f are raised by the local feature
@@ -202,7 +203,7 @@ class GLUATrainer(TranslatingTrainer):
         reconstructed, translated, cycled, x, x_ij = (
             where_it_shows_something(images, made) for made in (reconstructed, translated, cycled, x, x_ij)
         )
-        frame = self.translator.sliced(self.common_frame(batch))
+        frame = self.translator.sliced(batch.common_frame)
         return Translations(images, modality, wanted, reconstructed, translated, cycled, x, x_ij, frame)
 
     def translator_objective(self, batch: CrossModalBatch, outputs: Translations) -> Losses:
@@ -224,7 +225,7 @@ class GLUATrainer(TranslatingTrainer):
     # ---- stage 2 -----------------------------------------------------------------------------------------------
 
     def forward(self, batch: CrossModalBatch) -> Segmentation:
-        """Translated source and, where a discriminator wants it, real target: raw source never reaches the network."""
+        """Source, translated or, as ``raw_share`` says, as it is; where a discriminator wants it, real target."""
         if not (self.local_alignment or self.global_alignment or self.teacher) and batch.annotations:
             batch = batch.annotated
         if self.style_transfer:
@@ -254,7 +255,7 @@ class GLUATrainer(TranslatingTrainer):
         if self.local_alignment:
             losses.adapt("local", fool(outputs.decisions[target], self.gan_loss), self.local_weight * joined)
         if self.global_alignment:
-            scores = self.d2(outputs.logits[0][target].softmax(1))
+            scores = self.d2(outputs.batch.framed(outputs.logits[0].softmax(1))[target])
             losses.adapt("global", fool(scores, self.gan_loss), self.global_weight * joined)
         return losses
 
@@ -264,7 +265,8 @@ class GLUATrainer(TranslatingTrainer):
 
     def global_discriminator_objective(self, batch: CrossModalBatch, outputs: Segmentation) -> Losses:
         """D2 detects predictions on the target among those on the translated source."""
-        return self.detection(self.d2(outputs.logits[0].detach().softmax(1)), outputs.batch)
+        predicted = outputs.batch.framed(outputs.logits[0].detach().softmax(1))
+        return self.detection(self.d2(predicted), outputs.batch)
 
     def detection(self, scores: Tensor, batch: CrossModalBatch) -> Losses:
         source, target = scores[batch.source_rows], scores[batch.target_rows]

@@ -46,6 +46,19 @@ class AdvEntTrainer(CrossModalTrainer):
     supervision is off; discriminators narrower than the paper's 64 channels in front of a narrow network.
     """
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {
+            "segmentation_loss": "dice_weighted_ce",
+            "optimizer_name": "sgd",
+            "initial_lr": 2.5e-4,
+            "weight_decay": 1e-4,
+            "fool_main_weight": 0.003,
+            "fool_aux_weight": 2e-5,
+            "discriminator_lr": 1e-4,
+            "discriminator_width": 64,
+        }
+    }
+
     fool_main_weight: Weight = 0.003
     fool_aux_weight: Weight = 2e-5
     discriminator: DiscriminatorDesign = "strided"
@@ -75,7 +88,9 @@ class AdvEntTrainer(CrossModalTrainer):
 
     def forward(self, batch: CrossModalBatch) -> Outputs:
         maps = self.network(batch.images, batch.modality, features=True)
-        information = {name: self_information(maps.logits[self.level(name)].softmax(1)) for name in self.fooled}
+        information = {
+            name: batch.framed(self_information(maps.logits[self.level(name)].softmax(1))) for name in self.fooled
+        }
         return Outputs(maps.logits, information, maps.decoder)
 
     def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
@@ -91,7 +106,7 @@ class AdvEntTrainer(CrossModalTrainer):
         for name in self.fooled:
             scores = self.discriminators[name](outputs.information[name].detach())
             source, target = scores[batch.source_rows], scores[batch.target_rows]
-            losses.add(name, detect(source, target))
+            losses.add(f"detect_{name}", detect(source, target))
             losses.add(f"accuracy_{name}", detection_accuracy(source, target), 0.0)
         return losses
 
@@ -110,14 +125,7 @@ class MPSCLTrainer(AdvEntTrainer):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
-            "segmentation_loss": "dice_weighted_ce",
-            "optimizer_name": "sgd",
-            "initial_lr": 2.5e-4,
-            "weight_decay": 1e-4,
-            "fool_main_weight": 0.003,
-            "fool_aux_weight": 2e-5,
-            "discriminator_lr": 1e-4,
-            "discriminator_width": 64,
+            **AdvEntTrainer.presets["paper"],
             "margin_source_weight": 1.0,
             "margin_target_weight": 0.1,
             "source_margin": 0.4,

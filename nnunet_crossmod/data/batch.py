@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nnunet_crossmod.raw.block import Case, CrossmodBlock
 
@@ -108,6 +109,31 @@ class CrossModalBatch:
     def foreground(self) -> Tensor:
         """Where the labels at full resolution (n, *s) are a structure: not background, padding or ignore."""
         return (self.labels[0] > 0) & (self.labels[0] <= max(self.block.labels.values()))
+
+    @property
+    def inside(self) -> Tensor:
+        """Where a sample shows something (n, 1, *s): nnU-Net pads with 0 beyond a scan's edge."""
+        return (self.images != 0).any(1, keepdim=True)
+
+    @property
+    def common_frame(self) -> Tensor:
+        """Where a sample shows something and a partner of the other side does, too (n, 1, *s).
+
+        Multiplied by it, what is made of the source and of the target ends at the same edges: no discriminator can tell
+        them by how much of a patch a scan fills.
+        """
+        inside = self.inside
+        frame = inside.clone()
+        for rows, others in ((self.source_rows, self.target_rows), (self.target_rows, self.source_rows)):
+            partners = inside[others]
+            if len(partners) > 0:
+                turns = torch.arange(len(inside[rows]), device=inside.device) % len(partners)
+                frame[rows] &= partners[turns]
+        return frame
+
+    def framed(self, maps: Tensor) -> Tensor:
+        """Maps (n, k, *m) of the samples within :attr:`common_frame`, brought to their resolution; 0 elsewhere."""
+        return maps * functional.interpolate(self.common_frame.to(maps.dtype), maps.shape[2:], mode="nearest-exact")
 
     @property
     def annotations(self) -> list[tuple[tuple[int, ...], Rows]]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation.metrics import CONVENTIONS, DIGITS, METRICS, TITLES, Score, measure
+from nnunet_crossmod.paths import write_whole
 from nnunet_crossmod.raw.image_files import check_same_grid, read_image, turned, whole_numbers
 from nnunet_crossmod.raw.scan_listing import image_files
 
@@ -278,8 +279,8 @@ def read_scores(file: Path) -> pd.DataFrame:
 def write_evaluation(scores: pd.DataFrame, folder: Path, tolerance: float) -> None:
     """Write ``metrics.csv`` (one row per case and structure) and ``summary.json`` (conventions, means, counts)."""
     folder.mkdir(parents=True, exist_ok=True)
-    scores.to_csv(folder / "metrics.csv", index=False)
-    (folder / "summary.json").write_text(as_json(scores, tolerance) + "\n", encoding="utf-8")
+    write_whole(folder / "summary.json", as_json(scores, tolerance) + "\n")
+    write_whole(folder / "metrics.csv", scores.to_csv(index=False))
 
 
 def as_json(scores: pd.DataFrame, tolerance: float) -> str:

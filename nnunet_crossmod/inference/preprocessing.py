@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.raw.image_files import check_same_grid, is_all_zero, read_with_notes
 from nnunet_crossmod.raw.modality_channel import fill_box
 
-__all__ = ["Recipe", "preprocess", "read_case"]
+__all__ = ["Recipe", "preprocess", "read_case", "reader_reorients"]
 
 
 class Recipe(NamedTuple):
@@ -24,6 +24,11 @@ class Recipe(NamedTuple):
     plans: Any
     configuration: Any
     dataset_json: dict[str, Any]
+
+
+def reader_reorients(plans: Mapping[str, Any]) -> bool:
+    """Whether nnU-Net's reader turns all scans of these plans to RAS, as after ``crossmod convert --reorient``."""
+    return str(plans.get("image_reader_writer", "")).endswith("WithReorient")
 
 
 def preprocess(

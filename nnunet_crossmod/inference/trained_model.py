@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.inference.preprocessing import reader_reorients
 from nnunet_crossmod.inference.scans import known_modality
 from nnunet_crossmod.paths import let_nnunet_find_trainers, load_trainer, read_json
 from nnunet_crossmod.raw.block import CrossmodBlock
@@ -61,7 +62,7 @@ class TrainedModel:
     @property
     def orientations(self) -> dict[str, tuple[str, ...]]:
         """Modality → orientations of its training scans, as ``LPS``; nothing where nnU-Net's reader turns all alike."""
-        if str(self.plans.get("image_reader_writer", "")).endswith("WithReorient"):
+        if reader_reorients(self.plans):
             return {}
         block = CrossmodBlock.from_dataset_json(self.dataset_json, str(self.folder / "dataset.json"))
         return dict(block.orientations)
@@ -134,7 +135,8 @@ def untranslated(trainer: str, source: Sequence[str], plans: Mapping[str, Any]) 
         source: modalities, for the message.
         plans: the ``plans.json`` of the model.
     """
-    shows_some = plans.get("crossmod", {}).get("raw_share", 0) > 0
+    options = plans.get("crossmod", {})
+    shows_some = options.get("raw_share", 0) > 0 or options.get("style_transfer") is False
     if shows_some or not getattr(load_trainer(trainer), "translates_scans", False):
         return ""
     return (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.inference.preprocessing import Recipe, read_case
+from nnunet_crossmod.inference.preprocessing import Recipe, read_case, reader_reorients
 from nnunet_crossmod.inference.scans import check_replaceable, find_cases
 from nnunet_crossmod.inference.trained_model import TrainedModel
 from nnunet_crossmod.nn import translator_state
@@ -22,6 +22,7 @@ from nnunet_crossmod.nn.generators import flicker
 from nnunet_crossmod.paths import load_trainer
 from nnunet_crossmod.raw.atomic_folder import atomic_folder
 from nnunet_crossmod.raw.block import CrossmodBlock
+from nnunet_crossmod.raw.image_files import axis_codes, read_image
 from nnunet_crossmod.weights import read_checkpoint
 
 __all__ = ["Translation", "load_translation", "translate_folder"]
@@ -157,9 +158,8 @@ def translate_folder(
             images = np.ascontiguousarray(data[:-1])
             translated = translation.translate(images, own, target, step_size)
             flickering[case] = _flicker(translated) / max(_flicker(images), 1e-6)
-            for channel, volume in enumerate(_on_own_grid(translated, properties, translation)):
-                image = sitk.GetImageFromArray(volume)
-                image.CopyInformation(sitk.ReadImage(str(files[channel])))
+            for channel, volume in enumerate(_as_read(translated, properties, translation)):
+                image = _as_stored(volume, files[channel], reader_reorients(translation.plans.plans))
                 sitk.WriteImage(image, str(complete / f"{case}_{channel:04d}{ending}"), useCompression=True)
     return flickering
 
@@ -173,10 +173,10 @@ def _only(given: str | None, known: tuple[str, ...], what: str, flag: str) -> st
     return given
 
 
-def _on_own_grid(
+def _as_read(
     translated: NDArray[np.float32], properties: dict[str, Any], translation: Translation
 ) -> NDArray[np.float32]:
-    """Undo nnU-Net's resampling, cropping and transposition: (c, z, y, x) on the scan's own grid."""
+    """Undo nnU-Net's resampling, cropping and transposition: (c, z, y, x) as its reader gave the scan."""
     plans, configuration = translation.plans, translation.configuration
     spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
     current = list(configuration.spacing)
@@ -190,6 +190,16 @@ def _on_own_grid(
     whole[inside] = resampled
     on_grid: NDArray[np.float32] = whole.transpose([0, *[axis + 1 for axis in plans.transpose_backward]])
     return on_grid
+
+
+def _as_stored(volume: NDArray[np.float32], file: Path, reorients: bool) -> sitk.Image:
+    """A volume (z, y, x), as nnU-Net's reader gave that of a file, on the file's own grid."""
+    stored, image = read_image(file), sitk.GetImageFromArray(volume)
+    if not reorients:
+        image.CopyInformation(stored)
+        return image
+    image.CopyInformation(sitk.DICOMOrient(stored, "RAS"))
+    return sitk.DICOMOrient(image, axis_codes(stored))
 
 
 def _flicker(images: NDArray[np.float32]) -> float:

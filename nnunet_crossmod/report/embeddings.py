@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from nnunet_crossmod.data import BalancedDataLoader, CrossModalDataset, CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.trained_model import open_model
-from nnunet_crossmod.paths import dataset_folder
+from nnunet_crossmod.paths import dataset_folder, read_json
 from nnunet_crossmod.pseudo_labels import labels_at, organ_patches
 
 __all__ = ["Embeddings", "clusters", "organ_embeddings"]
@@ -75,8 +74,9 @@ def organ_embeddings(
 
 def _scans(folder: Path, results: Path, block: CrossmodBlock) -> list[str]:
     fold = results.name.removeprefix("fold_")
-    splits = json.loads((folder / "splits_final.json").read_text())
-    validation = list(block.cases) if fold == "all" else splits[int(fold)]["val"]
+    validation = list(block.cases)
+    if fold != "all":
+        validation = read_json(folder / "splits_final.json", "copy it from the raw data set")[int(fold)]["val"]
     chosen = []
     for modality in block.modalities:
         names = [name for name, case in block.cases.items() if case.modality == modality]

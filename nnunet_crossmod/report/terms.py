@@ -37,7 +37,6 @@ _LOSSES = (
     ("detect.*", "loss of the discriminator that detects which domain its input comes from"),
     ("fakes_detected", "1 where every translation is detected, 0 where all pass (not trained on)"),
     ("misjudged", "0 where the discriminator is always right (not trained on)"),
-    ("main", "loss of the discriminator of predictions"),
     ("teacher", "cross-entropy and Dice against the teacher's labels, where it is sure of them"),
     ("accuracy.*", "share that the discriminator judges correctly (not trained on)"),
     ("margin_source", "margin contrast of source features with the class prototypes"),

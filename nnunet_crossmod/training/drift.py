@@ -20,6 +20,7 @@ LEAST = 1e-6  # share of the voxels
 CERTAINTY = "certainty"
 EPOCHS = 3  # at the end of the warm-up, that are compared with
 MOST_CHANGE = 2.0
+NOTICEABLE = 0.01  # share of the segmentation's gradient from which on a term counts as pulling
 
 
 @torch.no_grad()
@@ -83,10 +84,12 @@ def adaptation_warnings(rows: Sequence[Mapping[str, Any]], now: Mapping[str, flo
         rows: the epochs before, ``player/term`` → mean.
         now: the epoch that has just ended.
     """
-    if not _adapts(now):
-        return []
-    return [*drift_warnings([row for row in rows if not _adapts(row)], now), *adversary_warnings(now)]
+    warnings = adversary_warnings(now) if _strongest_pull(now) > 0 else []
+    if _strongest_pull(now) >= NOTICEABLE:
+        warnings = drift_warnings([row for row in rows if _strongest_pull(row) < NOTICEABLE], now) + warnings
+    return warnings
 
 
-def _adapts(row: Mapping[str, Any]) -> bool:
-    return any(f"/{SHARE}" in term for term in row)
+def _strongest_pull(row: Mapping[str, Any]) -> float:
+    """Of the terms of adaptation, as a share of the segmentation's gradient; 0 where there is none."""
+    return max((float(value) for term, value in row.items() if f"/{SHARE}" in term), default=0.0)

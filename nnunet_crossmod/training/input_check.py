@@ -66,19 +66,18 @@ def check_input(
     if not nnUNet_preprocessed.is_set():
         return
     folder = Path(nnUNet_preprocessed) / plans["dataset_name"] / planned["data_identifier"]
+    number = int(plans["dataset_name"][7:10])  # nnU-Net's command takes no name
+    command = f"nnUNetv2_preprocess -d {number} -plans_name {plans['plans_name']} -c {configuration}"
     if not folder.is_dir():
-        raise CrossmodError(f"{folder} does not exist: run nnUNetv2_preprocess -c {configuration} first")
+        raise CrossmodError(f"{folder} does not exist: run {command} first")
     try:
         kind = infer_dataset_class(str(folder))
     except AssertionError as error:
-        raise CrossmodError(
-            f"{folder} is empty or half-written: run nnUNetv2_preprocess -c {configuration} again"
-        ) from error
+        raise CrossmodError(f"{folder} is empty or half-written: run {command} again") from error
     CrossmodBlock.from_dataset_json(dataset_json).check_files(kind.get_identifiers(str(folder)), str(folder))
     if difference := unlike_plans(kind(str(folder)), plans, planned):
         raise CrossmodError(
-            f"{folder} was not preprocessed with {plans['plans_name']}.json ({difference}): run nnUNetv2_preprocess "
-            f"-d {plans['dataset_name']} -plans_name {plans['plans_name']} -c {configuration}"
+            f"{folder} was not preprocessed with {plans['plans_name']}.json ({difference}): run {command}"
         )
 
 

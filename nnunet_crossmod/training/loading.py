@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_crossmod.data import Case, CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.paths import read_json
 
 __all__ = ["cases_of_fold", "check_fold", "end_workers", "in_background", "summary_of_cases"]
 
@@ -23,7 +23,7 @@ def check_fold(file: Path, fold: int | str) -> None:
     """Raise :class:`CrossmodError` unless ``splits_final.json`` holds the fold: nnU-Net would draw one at random."""
     if fold == "all":
         return
-    folds = len(json.loads(file.read_text())) if file.is_file() else 0
+    folds = len(read_json(file, "copy it from the raw data set")) if file.is_file() else 0
     if int(fold) >= folds:
         raise CrossmodError(
             f"{file} holds {folds} folds, no fold {fold}: train fold 0 … {folds - 1} or all"

@@ -29,7 +29,9 @@ TranslationMode = Literal["volume", "slices"]
 class CollapseTerms(NamedTuple):
     """The logged terms, ``player/term``, by which a failing translation is detected.
 
-    ``fool`` is the translator's least-squares loss, 1 where every fake is detected, ``detect`` the discriminator's.
+    ``translator`` is the player that logs the variances of source and translations. ``fool`` is its least-squares loss,
+    1 where every fake is detected, ``detect`` the discriminator's. ``advice`` names the weight that the warning says to
+    raise.
     """
 
     translator: str
@@ -149,21 +151,6 @@ class TranslatingTrainer(CrossModalTrainer):
         if not self.keeps_modality:
             images[rows, -1:] = (images[rows, -1:] > 0) * (1.0 + self.first_target)
         return images
-
-    def common_frame(self, batch: CrossModalBatch) -> Tensor:
-        """Where a sample shows something and a partner of the other side does, too (n, 1, *s).
-
-        Multiplied by it, real and translated images end at the same edges: no discriminator can tell them by how much
-        of a patch a scan fills, which a translator is not to change.
-        """
-        inside = (batch.images != 0).any(1, keepdim=True)
-        frame = inside.clone()
-        for rows, others in ((batch.source_rows, batch.target_rows), (batch.target_rows, batch.source_rows)):
-            partners = inside[others]
-            if len(partners) > 0:
-                turns = torch.arange(len(inside[rows]), device=inside.device) % len(partners)
-                frame[rows] &= partners[turns]
-        return frame
 
     def source_foreground(self, batch: CrossModalBatch) -> Tensor:
         """Where the source's labels are a structure (n, *s), in slices where the translator works slice by slice."""

@@ -45,6 +45,24 @@ def test_nnunets_own_changes_follow(batch: CrossModalBatch) -> None:
     assert any(any(changed(batch, nnunet=True)) for _ in range(8))
 
 
+def test_what_lies_beyond_a_scan_stays_empty(batch: CrossModalBatch) -> None:
+    images = batch.images.clone()
+    images[:2, :, :3] = 0
+    augmented = IntensityAugmentation(curve_probability=1.0)(replace(batch, images=images))
+    assert torch.equal(augmented.images == 0, images == 0)
+
+
+def test_maps_are_judged_where_both_sides_show_something(batch: CrossModalBatch) -> None:
+    images = batch.images.clone()
+    images[0, :, :4] = 0
+    images[3, :, :, :8] = 0
+    framed = replace(batch, images=images).framed(torch.ones(4, 2, 8, 8))
+    expected = torch.ones(4, 1, 8, 8)
+    expected[:2, :, :2] = 0  # samples in turn: MR, CT, MR, CT
+    expected[2:, :, :, :4] = 0
+    assert torch.equal(framed, expected.expand(-1, 2, -1, -1))
+
+
 def test_annotated_targets_get_curves(batch: CrossModalBatch) -> None:
     cases = (*CASES[:3], replace(CASES[3], visible=EVERYTHING))
     assert changed(replace(batch, cases=cases), curve_probability=1.0) == [True, False, True, True]

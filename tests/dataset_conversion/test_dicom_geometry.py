@@ -246,7 +246,7 @@ def test_series_are_chosen_by_description_and_never_mixed(tmp_path: Path) -> Non
     with pytest.raises(CrossmodError) as error:
         read_dicom_series(folder)
     assert "holds 2 DICOM series of [4, 9] files (J0 is of the smallest)" in str(error.value)
-    assert "'T2 TSE sag', 'Localizer': choose one with --series" in str(error.value)
+    assert "'T2 TSE sag', 'Localizer': move each series" in str(error.value)
     for wanted in ("T2 TSE sag", "t2*"):
         assert read_dicom_series(folder, wanted).GetSize()[2] == NUMBER
     assert read_dicom_series(folder, "*local*").GetSize()[2] == 4

@@ -14,7 +14,7 @@ from nnunet_crossmod.raw.block import Case, CrossmodBlock
 from nnunet_crossmod.training import Losses
 from nnunet_crossmod.training.adaptation import EVERY, GradientShare
 from nnunet_crossmod.training.collapse import adversary_warnings
-from nnunet_crossmod.training.drift import drift_warnings, target_figures
+from nnunet_crossmod.training.drift import adaptation_warnings, drift_warnings, target_figures
 from nnunet_crossmod.training.shared_norms import affine_of
 
 MakeTrainer = Callable[..., Any]
@@ -115,6 +115,15 @@ def test_a_structure_that_shrinks_after_the_warm_up_is_named() -> None:
     )
     assert drift_warnings([row(0.26, 0.2)], row(0.05, 0.06)) == []  # it has learned, on both
     assert drift_warnings([], row(0.006, 0.02)) == []
+
+
+@pytest.mark.parametrize("early", [{"segmenter/share_mcr": 0.0}, {"segmenter/share_fool": 0.001}, {}])
+def test_epochs_in_which_no_term_pulls_noticeably_are_the_warm_up(early: dict[str, float]) -> None:
+    warm_up = {"segmenter/volume_LV": 0.1, "segmenter/source_volume_LV": 0.1, **early}
+    now = {"segmenter/volume_LV": 0.01, "segmenter/source_volume_LV": 0.1, "segmenter/share_fool": 0.1}
+    assert len(adaptation_warnings([warm_up], now)) == 1
+    assert adaptation_warnings([now], now) == []
+    assert adaptation_warnings([warm_up], {**now, "segmenter/share_fool": 0.001}) == []
 
 
 def test_an_adversary_that_is_no_match_is_named() -> None:

@@ -47,7 +47,7 @@ def test_no_discriminator_tells_scans_by_how_much_of_the_patch_they_fill(make: M
     images[batch.source_rows, :, -9:] = 0
     images[batch.target_rows, :, :5] = 0
     batch = replace(batch, images=images)
-    frame = trainer.common_frame(batch)
+    frame = batch.common_frame
     assert frame[:, :, 5:-9].all()
     assert not frame[:, :, :5].any()
     assert not frame[:, :, -9:].any()
@@ -70,7 +70,7 @@ def test_no_discriminator_tells_scans_by_how_much_of_the_patch_they_fill(make: M
 def test_scans_without_a_partner_are_judged_whole(make: MakeTrainer) -> None:
     trainer = started(make())
     batch = batch_of(trainer)
-    assert torch.equal(trainer.common_frame(batch.source), (batch.source.images != 0).any(1, keepdim=True))
+    assert torch.equal(batch.source.common_frame, (batch.source.images != 0).any(1, keepdim=True))
 
 
 def test_an_empty_slice_teaches_the_generator_nothing(make: MakeTrainer) -> None:

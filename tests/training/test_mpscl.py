@@ -22,9 +22,9 @@ ADVERSARY = {
     "segmenter/sup",
     "segmenter/fool_main",
     "segmenter/fool_aux",
-    "discriminator/main",
+    "discriminator/detect_main",
     "discriminator/accuracy_main",
-    "discriminator/aux",
+    "discriminator/detect_aux",
     "discriminator/accuracy_aux",
 }
 CONTRAST = {

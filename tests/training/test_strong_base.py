@@ -19,7 +19,7 @@ from nnunet_crossmod.training.hyperparameters import resolve, unbounded
 from nnunet_crossmod.training.input_check import mixed_orientations
 
 MakeTrainer = Callable[..., Any]
-PAPERS = ["AICLTrainer", "MPSCLTrainer", "EAMTrainer", "CISFATrainer", "GLUATrainer"]
+PAPERS = ["AICLTrainer", "AdvEntTrainer", "MPSCLTrainer", "EAMTrainer", "CISFATrainer", "GLUATrainer"]
 STRAIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 FLIPPED = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
