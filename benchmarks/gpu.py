@@ -123,7 +123,7 @@ def one_row(
     return {
         "step_ms": 1000 * statistics.median(seconds[min(WARM_UP, len(seconds) - 1) :]),
         "peak_gib": peak,
-        "predict_ms": 1000 * predict(trainer, name),
+        "predict_ms": 1000 * predict(trainer),
         "finite": all(bool(torch.isfinite(loss).all()) for loss in losses),
     }
 
@@ -154,7 +154,7 @@ def train(trainer: Any, name: str, dataset_json: dict[str, Any], steps: int) -> 
     return losses, seconds
 
 
-def predict(trainer: Any, name: str) -> float:
+def predict(trainer: Any) -> float:
     """Seconds to predict a million voxels, tile by tile, without test-time augmentation."""
     trainer.set_deep_supervision_enabled(False)
     network = trainer.network.eval()

@@ -121,7 +121,7 @@ def main() -> int:
     training_commands(flow, results)
     choosing_commands(flow, preprocessed, results)
     predicting_commands(flow, raw, results)
-    refusals(flow, raw, preprocessed, results)
+    refusals(flow, raw, preprocessed)
     print(f"{len(flow.bad)} verdicts are not ok" + (f": {', '.join(flow.bad)}" if flow.bad else ""))
     return bool(flow.bad)
 
@@ -278,7 +278,7 @@ def constant(flow: Flow) -> list[list[str | Path]]:
     return [predict(trainer, folder, flow.folder / "out" / f"{trainer}_constant", "2d") for trainer in (OURS, STOCK)]
 
 
-def refusals(flow: Flow, raw: Path, preprocessed: Path, results: Path) -> None:
+def refusals(flow: Flow, raw: Path, preprocessed: Path) -> None:
     """What would be wrong, silently, or end in forty lines of frames."""
     out = flow.folder / "out" / "previous"
     previous = ["-prev_stage_predictions", flow.folder / "out" / f"{OURS}_2d"]

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from matplotlib import colormaps
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from nnunet_crossmod.pictures.overlays import COLOURS, colours_of, overlay
+from nnunet_crossmod.pictures.overlays import colours_of, overlay
 from nnunet_crossmod.raw.block import CrossmodBlock
 from nnunet_crossmod.raw.image_files import axis_codes
+from nnunet_crossmod.raw.scan_listing import natural_order
 
 __all__ = ["ScanFacts", "contact_sheet", "examine_scan", "orientations", "overview_table", "overview_warnings"]
 
@@ -159,10 +157,10 @@ def contact_sheet(facts: Sequence[ScanFacts], block: CrossmodBlock, file: Path) 
     shown: list[ScanFacts] = []
     for modality in block.modalities:
         scans = [scan for scan in facts if everything[scan.name].modality == modality]
-        scans.sort(key=lambda scan: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", scan.name)])
+        scans.sort(key=lambda scan: natural_order(scan.name))
         most = max(1, _MOST_TILES // len(block.modalities))
         shown += [scans[number * len(scans) // most] for number in range(most)] if len(scans) > most else scans
-    colours = _colours(block.labels)
+    colours = colours_of(block.labels)
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     pitch = _TILE + 16
@@ -193,14 +191,6 @@ def contact_sheet(facts: Sequence[ScanFacts], block: CrossmodBlock, file: Path) 
     )
     figure.savefig(file, dpi=130)
     return file
-
-
-def _colours(labels: Mapping[str, int]) -> dict[int, tuple[float, float, float]]:
-    """Those of the other pictures, as long as they suffice."""
-    if len(labels) <= len(COLOURS):
-        return colours_of(labels)
-    hues = np.linspace(0, 1, len(labels))
-    return {value: to_rgb(colormaps["gist_rainbow"](hue)) for value, hue in zip(labels.values(), hues, strict=True)}
 
 
 def _range(values: Sequence[float]) -> str:

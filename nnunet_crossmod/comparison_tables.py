@@ -72,7 +72,7 @@ class ComparisonTables:
 
     def _shown(self, table: pd.DataFrame, modality: str) -> pd.DataFrame:
         """The table as text; where the second floor is among the rows, with every row's gain over it."""
-        text = shown(table, modality, self.roles)
+        text = shown(table, modality)
         rows = table[table["modality"] == modality].set_index("method")["dice mean"]
         if self.second_floor in rows:
             text["over nnU-Net's augmentation"] = [f"{value - rows[self.second_floor]:+.3f}" for value in rows]

@@ -120,7 +120,7 @@ def _by_case(scores: pd.DataFrame, structures: Sequence[str]) -> pd.DataFrame:
     return cast("pd.DataFrame", over_runs)
 
 
-def shown(table: pd.DataFrame, modality: str, roles: Roles) -> pd.DataFrame:
+def shown(table: pd.DataFrame, modality: str) -> pd.DataFrame:
     """The rows of one modality as text, columns titled; columns without a figure (no gap, no test) are left out."""
     rows = table[table["modality"] == modality]
     structures = [name.removeprefix("dice ") for name in rows.columns if name.startswith("dice ")]

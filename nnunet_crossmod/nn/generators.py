@@ -187,7 +187,7 @@ class ResnetGenerator(nn.Module):
 
 def initialise(module: nn.Module) -> None:
     """Weights of a convolution as image generators begin with: normal, deviation 0.02; apply it to a network."""
-    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -208,7 +208,7 @@ def _tables(scores: pd.DataFrame, compared: pd.DataFrame, roles: Roles, block: C
             Section(
                 f"{modality}, {'target' if modality in block.target else 'source'}",
                 [
-                    Group(table=shown(compared, modality, roles)),
+                    Group(table=shown(compared, modality)),
                     Group("Mean Dice of every scan", table=per_case.reset_index(), folded=True),
                 ],
                 notes=[note],

@@ -155,12 +155,12 @@ def test_modalities_have_tables_of_their_own(scores: pd.DataFrame) -> None:
     third = scores.assign(modality="T2", dice=scores["dice"] / 5)
     table = compare(pd.concat([scores, third]), METHODS, ROLES)
     assert len(table) == 6
-    assert shown(table, "LGE", ROLES)["Dice mean"][2].startswith("0.925")
-    assert shown(table, "T2", ROLES)["Dice mean"][2].startswith("0.185")
+    assert shown(table, "LGE")["Dice mean"][2].startswith("0.925")
+    assert shown(table, "T2")["Dice mean"][2].startswith("0.185")
 
 
 def test_formats(scores: pd.DataFrame) -> None:
-    text = shown(compare(scores, METHODS, ROLES), "LGE", ROLES)
+    text = shown(compare(scores, METHODS, ROLES), "LGE")
     assert text["gap closed"].tolist()[0::2] == ["0 %", "100 %"]
     assert text["Myo"][2] == "0.900 ± 0.000"
     markdown = to_markdown(text).splitlines()
@@ -175,5 +175,5 @@ def test_formats(scores: pd.DataFrame) -> None:
 
 def test_what_says_nothing_has_no_column(scores: pd.DataFrame) -> None:
     one = scores[(scores["method"] == "floor")]
-    text = shown(compare(one, ["floor"], Roles("floor", None, "floor")), "LGE", Roles("floor", None, "floor"))
+    text = shown(compare(one, ["floor"], Roles("floor", None, "floor")), "LGE")
     assert not {"gap closed", "p", "between runs"} & set(text.columns)
