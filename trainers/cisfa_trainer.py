@@ -187,13 +187,14 @@ class CISFATrainer(TranslatingTrainer):
 
     def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, outputs.batch))
-        if "global" in self.heads:
+        joined = self.joined(self.warm_up)
+        if "global" in self.heads and joined > 0:
             gcl = self.global_contrast(batch, outputs.bottleneck[batch.source_rows], self.heads["global"])
-            losses.adapt("gcl", gcl, self.gcl_weight * self.joined(self.warm_up))
+            losses.adapt("gcl", gcl, self.gcl_weight * joined)
         if self.fool_weight > 0:
-            predicted = outputs.batch.framed(outputs.logits[0].softmax(1))
+            predicted = batch.framed(outputs.logits[0].softmax(1))
             scores = self.mask_discriminator(predicted[batch.target_rows])
-            losses.adapt("fool", fool(scores, LEAST_SQUARES), self.fool_weight * self.joined(self.warm_up))
+            losses.adapt("fool", fool(scores, LEAST_SQUARES), self.fool_weight * joined)
         return losses
 
     def encoder_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
@@ -220,7 +221,7 @@ class CISFATrainer(TranslatingTrainer):
     def predicted_again(self, batch: CrossModalBatch, outputs: Outputs) -> Outputs:
         """The predictions of S after its step."""
         logits = self.bare_network(outputs.batch.images, outputs.batch.modality, features=True).logits
-        return outputs._replace(probabilities=outputs.batch.framed(logits[0].softmax(1)))
+        return outputs._replace(probabilities=batch.framed(logits[0].softmax(1)))
 
     def mask_discriminator_objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:
         """Predictions on translated source, which labels have shaped, are real; those on the target are fake."""

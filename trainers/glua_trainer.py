@@ -255,7 +255,7 @@ class GLUATrainer(TranslatingTrainer):
         if self.local_alignment:
             losses.adapt("local", fool(outputs.decisions[target], self.gan_loss), self.local_weight * joined)
         if self.global_alignment:
-            scores = self.d2(outputs.batch.framed(outputs.logits[0].softmax(1))[target])
+            scores = self.d2(batch.framed(outputs.logits[0].softmax(1))[target])
             losses.adapt("global", fool(scores, self.gan_loss), self.global_weight * joined)
         return losses
 
@@ -265,7 +265,7 @@ class GLUATrainer(TranslatingTrainer):
 
     def global_discriminator_objective(self, batch: CrossModalBatch, outputs: Segmentation) -> Losses:
         """D2 detects predictions on the target among those on the translated source."""
-        predicted = outputs.batch.framed(outputs.logits[0].detach().softmax(1))
+        predicted = batch.framed(outputs.logits[0].detach().softmax(1))
         return self.detection(self.d2(predicted), outputs.batch)
 
     def detection(self, scores: Tensor, batch: CrossModalBatch) -> Losses:

@@ -20,10 +20,9 @@ GinSamples = Literal["off", "source", "all"]
 
 @dataclass(frozen=True)
 class IntensityAugmentation:
-    """Changes the intensities of a batch; its geometry and labels stay, and so does what is 0 in every channel.
+    """Changes the intensities of a batch; its geometry and labels stay.
 
-    nnU-Net pads with 0 beyond a scan's edge, in training and at inference; a network that saw it in other greys, as if
-    it were tissue, would never have seen what it is shown later.
+    The padding beyond a scan's edge changes along with the scan.
 
     Args:
         curve_probability: share of the annotated samples whose classes get curves of their own (SLAug).
@@ -48,9 +47,7 @@ class IntensityAugmentation:
             images = self._with_gin(images, slice(None) if self.gin == "all" else batch.source_rows)
         if self.nnunet:
             images = augment_intensity(images, self.keep_first_axis)
-        if images is batch.images:
-            return batch
-        return replace(batch, images=torch.where(batch.inside, images, torch.zeros_like(images)))
+        return batch if images is batch.images else replace(batch, images=images)
 
     def _with_curves(self, images: Tensor, batch: CrossModalBatch) -> Tensor:
         rows = batch.annotated_rows

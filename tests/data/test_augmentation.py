@@ -45,13 +45,6 @@ def test_nnunets_own_changes_follow(batch: CrossModalBatch) -> None:
     assert any(any(changed(batch, nnunet=True)) for _ in range(8))
 
 
-def test_what_lies_beyond_a_scan_stays_empty(batch: CrossModalBatch) -> None:
-    images = batch.images.clone()
-    images[:2, :, :3] = 0
-    augmented = IntensityAugmentation(curve_probability=1.0)(replace(batch, images=images))
-    assert torch.equal(augmented.images == 0, images == 0)
-
-
 def test_maps_are_judged_where_both_sides_show_something(batch: CrossModalBatch) -> None:
     images = batch.images.clone()
     images[0, :, :4] = 0
