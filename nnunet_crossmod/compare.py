@@ -23,6 +23,7 @@ from nnunet_crossmod.evaluation import evaluate_folder, read_scores, write_evalu
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, check_roles, compare
 from nnunet_crossmod.nnunet_runs import cores, predict, train
 from nnunet_crossmod.paths import (
+    FINAL,
     check_trainer,
     dataset_folder,
     device_of,
@@ -40,7 +41,6 @@ __all__ = ["Comparison", "Method", "Run", "cases_seen", "read_method", "roles_of
 
 WITH_NNUNETS_AUGMENTATION = {"augmentation": "nnunet"}
 """Settings of the second floor, without the strong augmentation that all other rows share."""
-FINAL = "checkpoint_final.pth"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Comparison:
     seeds: Sequence[int | None] = (None,)
     settings: Mapping[str, Any] | None = None
     preset: str | None = None
-    checkpoint: str = "checkpoint_final.pth"
+    checkpoint: str = FINAL
     device: str = "cpu"
     mirroring: bool = True
     tolerance: float = 2.0

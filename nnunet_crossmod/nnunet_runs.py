@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import trainers_folder
+from nnunet_crossmod.paths import FINAL, trainers_folder
 
 __all__ = ["FOLDERS", "cores", "plan_and_preprocess", "predict", "preprocess", "train", "use_folders"]
 
@@ -154,7 +154,7 @@ def predict(
     number: int,
     mirroring: bool = True,
     fold: int | str = 0,
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str = FINAL,
     resume: bool = False,
     threads: int | None = None,
     show_progress: bool = True,

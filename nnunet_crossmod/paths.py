@@ -14,6 +14,7 @@ from typing import Any
 from nnunet_crossmod.errors import CrossmodError, did_you_mean
 
 __all__ = [
+    "FINAL",
     "check_output_file",
     "check_output_folder",
     "check_trainer",
@@ -29,7 +30,11 @@ __all__ = [
     "read_plans",
     "trainer_names",
     "trainers_folder",
+    "write_whole",
 ]
+
+FINAL = "checkpoint_final.pth"
+"""What nnU-Net calls the checkpoint of a training that has ended."""
 
 
 def trainers_folder() -> Path:

@@ -13,7 +13,6 @@ from nnunet_crossmod.errors import CrossmodError, did_you_mean
 from nnunet_crossmod.paths import model_folder
 
 __all__ = [
-    "FINAL",
     "CommandParser",
     "add_device_argument",
     "add_json_argument",
@@ -26,8 +25,6 @@ __all__ = [
     "complete",
     "fold",
 ]
-
-FINAL = "checkpoint_final.pth"
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -14,8 +14,8 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from nnunet_crossmod.commands.arguments import FINAL, add_json_argument, add_training_arguments, check_numbers
-from nnunet_crossmod.paths import check_output_folder
+from nnunet_crossmod.commands.arguments import add_json_argument, add_training_arguments, check_numbers
+from nnunet_crossmod.paths import FINAL, check_output_folder
 from nnunet_crossmod.plans import read_setting
 
 

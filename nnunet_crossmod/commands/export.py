@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_crossmod.commands.arguments import FINAL, add_model_arguments, chosen_folders
+from nnunet_crossmod.commands.arguments import add_model_arguments, chosen_folders
+from nnunet_crossmod.paths import FINAL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,14 +12,13 @@ import os
 from pathlib import Path
 
 from nnunet_crossmod.commands.arguments import (
-    FINAL,
     add_device_argument,
     add_modality_arguments,
     add_model_arguments,
     chosen_folders,
 )
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import check_output_folder, device_of
+from nnunet_crossmod.paths import FINAL, check_output_folder, device_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

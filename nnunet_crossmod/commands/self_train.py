@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_crossmod.commands.arguments import FINAL, add_training_arguments, check_numbers
+from nnunet_crossmod.commands.arguments import add_training_arguments, check_numbers
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import check_output_folder, device_of
+from nnunet_crossmod.paths import FINAL, check_output_folder, device_of
 from nnunet_crossmod.plans import read_setting
 
 

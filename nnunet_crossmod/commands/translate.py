@@ -10,9 +10,9 @@ import argparse
 import math
 from pathlib import Path
 
-from nnunet_crossmod.commands.arguments import FINAL, add_device_argument, fold
+from nnunet_crossmod.commands.arguments import add_device_argument, fold
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import check_output_folder, device_of, model_folder
+from nnunet_crossmod.paths import FINAL, check_output_folder, device_of, model_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnunet_crossmod.errors import CrossmodError, UnsupportedError
-from nnunet_crossmod.inference.trained_model import FINAL, TrainedModel, open_model
-from nnunet_crossmod.paths import check_output_file
+from nnunet_crossmod.inference.trained_model import TrainedModel, open_model
+from nnunet_crossmod.paths import FINAL, check_output_file
 from nnunet_crossmod.plans import resolved_configuration
 
 if TYPE_CHECKING:

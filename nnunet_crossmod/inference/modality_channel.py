@@ -14,7 +14,7 @@ from nnunet_crossmod.inference.scans import check_replaceable, find_cases, known
 from nnunet_crossmod.paths import models_of, read_json
 from nnunet_crossmod.raw.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.raw.block import CrossmodBlock, entry_of
-from nnunet_crossmod.raw.image_files import check_same_grid, is_all_zero, read_with_notes, save_image
+from nnunet_crossmod.raw.image_files import read_channels, save_image
 from nnunet_crossmod.raw.modality_channel import channel_file, modality_channel
 
 __all__ = ["Contract", "add_modality_channel", "check_models"]
@@ -101,12 +101,8 @@ def add_modality_channel(
     check_replaceable(output, input_folder.resolve(), ending, overwrite)
     with atomic_folder(output, replacing=[output] if output.exists() else []) as complete:
         for case, files in tqdm(sorted(cases.items()), desc="Modality channel", unit="case", disable=None):
-            readings = [read_with_notes(file) for file in files]
+            readings = read_channels(files, case)
             images = [reading.image for reading in readings]
-            for file, image in zip(files, images, strict=True):
-                if is_all_zero(image):
-                    raise CrossmodError(f"case {case!r}: {file} is all zero: take it out, or export it again")
-                check_same_grid(images[0], image, f"case {case!r}: {files[0]}", str(file))
             for channel, (file, reading) in enumerate(zip(files, readings, strict=True)):
                 save_image(reading, file, complete / channel_file(case, channel, ending), link_or_copy)
             last = complete / channel_file(case, channels, ending)

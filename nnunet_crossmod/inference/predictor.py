@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.preprocessing import Recipe, preprocess, read_case
-from nnunet_crossmod.inference.trained_model import FINAL, open_model
-from nnunet_crossmod.paths import device_of
+from nnunet_crossmod.inference.trained_model import open_model
+from nnunet_crossmod.paths import FINAL, device_of
 
 __all__ = ["Predictor"]
 

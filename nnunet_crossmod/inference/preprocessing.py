@@ -11,8 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.raw.image_files import check_same_grid, is_all_zero, read_with_notes
+from nnunet_crossmod.raw.image_files import read_channels
 from nnunet_crossmod.raw.modality_channel import fill_box
 
 __all__ = ["Recipe", "preprocess", "read_case", "reader_reorients"]
@@ -51,11 +50,7 @@ def read_case(
     files: Sequence[Path], index: int, recipe: Recipe, case: str
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Check the files as ``crossmod modality-channel`` does, then read and preprocess them as nnU-Net does."""
-    readings = [read_with_notes(file) for file in files]
-    for file, (image, _) in zip(files, readings, strict=True):
-        if is_all_zero(image):
-            raise CrossmodError(f"case {case!r}: {file} is all zero: take it out, or export it again")
-        check_same_grid(readings[0].image, image, f"case {case!r}: {files[0]}", str(file))
+    readings = read_channels(files, case)
     with TemporaryDirectory() as folder:
         # What nnU-Net's reader would see otherwise is written anew for it.
         copies = [

@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.preprocessing import reader_reorients
 from nnunet_crossmod.inference.scans import known_modality
-from nnunet_crossmod.paths import let_nnunet_find_trainers, load_trainer, read_json
+from nnunet_crossmod.paths import FINAL, let_nnunet_find_trainers, load_trainer, read_json
 from nnunet_crossmod.raw.block import CrossmodBlock
 
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-__all__ = ["FINAL", "TrainedModel", "open_model", "untranslated"]
-
-FINAL = "checkpoint_final.pth"
+__all__ = ["TrainedModel", "open_model", "untranslated"]
 
 
 @dataclass(frozen=True)

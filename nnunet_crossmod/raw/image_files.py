@@ -26,6 +26,7 @@ __all__ = [
     "is_same_grid",
     "onto_grid",
     "quiet_readers",
+    "read_channels",
     "read_image",
     "read_with_notes",
     "save_image",
@@ -78,6 +79,20 @@ def read_with_notes(path: Path, frame: int | None = None) -> Reading:
         notes = [*notes, f"volume {frame} of several was taken"]
     check_image(image, str(path))
     return Reading(image, tuple(notes))
+
+
+def read_channels(files: Sequence[Path], case: str) -> list[Reading]:
+    """Read the channels of one case, one file each, on one grid.
+
+    Raises:
+        CrossmodError: what :func:`read_with_notes` refuses, an image of zeros, or grids that differ.
+    """
+    readings = [read_with_notes(file) for file in files]
+    for file, (image, _) in zip(files, readings, strict=True):
+        if is_all_zero(image):
+            raise CrossmodError(f"case {case!r}: {file} is all zero: take it out, or export it again")
+        check_same_grid(readings[0].image, image, f"case {case!r}: {files[0]}", str(file))
+    return readings
 
 
 def save_image(reading: Reading, path: Path, destination: Path, share: Callable[[Path, Path], object]) -> None:

@@ -17,6 +17,7 @@ from nnunet_crossmod.evaluation import read_scores
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, compare, shown
 from nnunet_crossmod.inference.trained_model import untranslated
 from nnunet_crossmod.paths import (
+    FINAL,
     check_output_file,
     dataset_folder,
     device_of,
@@ -91,7 +92,7 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
     sections.append(trust(agreements, scores, list(block.labels), work))
     sections.append(_curves(runs, methods))
     if embeddings:
-        checkpoint = record["checkpoint"] if record else "checkpoint_final.pth"
+        checkpoint = record["checkpoint"] if record else FINAL
         sections.append(_clusters(_first_of_each(runs), block, checkpoint, device))
     sections.append(_pictures(_first_of_each(runs)))
     if record:
