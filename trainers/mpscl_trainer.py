@@ -88,7 +88,9 @@ class AdvEntTrainer(CrossModalTrainer):
 
     def forward(self, batch: CrossModalBatch) -> Outputs:
         maps = self.network(batch.images, batch.modality, features=True)
-        information = {name: self_information(maps.logits[self.level(name)].softmax(1)) for name in self.fooled}
+        information = {
+            name: batch.framed(self_information(maps.logits[self.level(name)].softmax(1))) for name in self.fooled
+        }
         return Outputs(maps.logits, information, maps.decoder)
 
     def objective(self, batch: CrossModalBatch, outputs: Outputs) -> Losses:

@@ -22,7 +22,7 @@ GinSamples = Literal["off", "source", "all"]
 class IntensityAugmentation:
     """Changes the intensities of a batch; its geometry and labels stay.
 
-    The padding beyond a scan's edge changes along with the scan.
+    The padding beyond a scan's edge changes along with the scan; the batch remembers where the scan was.
 
     Args:
         curve_probability: share of the annotated samples whose classes get curves of their own (SLAug).
@@ -47,7 +47,7 @@ class IntensityAugmentation:
             images = self._with_gin(images, slice(None) if self.gin == "all" else batch.source_rows)
         if self.nnunet:
             images = augment_intensity(images, self.keep_first_axis)
-        return batch if images is batch.images else replace(batch, images=images)
+        return batch if images is batch.images else replace(batch, images=images, scanned=batch.inside)
 
     def _with_curves(self, images: Tensor, batch: CrossModalBatch) -> Tensor:
         rows = batch.annotated_rows

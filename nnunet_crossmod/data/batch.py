@@ -38,7 +38,8 @@ class CrossModalBatch:
     resolution first; ``modality`` (n,) indices; ``cases`` the n cases they were cut from. Labels that training may
     not see are 0: use the labels of annotated rows only. ``registered`` says that the b-th samples of all modalities
     show the same place of the same subject. ``pseudo_labels`` and ``trusted`` (t, *s) are a teacher's, of the
-    t samples of target modalities, where there is a teacher.
+    t samples of target modalities, where there is a teacher. ``scanned`` (n, 1, *s) is where images were not padding
+    before their intensities were augmented.
     """
 
     images: Tensor
@@ -49,6 +50,7 @@ class CrossModalBatch:
     registered: bool = False
     pseudo_labels: Tensor | None = None
     trusted: Tensor | None = None
+    scanned: Tensor | None = None
 
     @classmethod
     def from_loader(
@@ -112,12 +114,12 @@ class CrossModalBatch:
 
     @property
     def inside(self) -> Tensor:
-        """Where a sample shows something (n, 1, *s): nnU-Net pads with 0 beyond a scan's edge."""
-        return (self.images != 0).any(1, keepdim=True)
+        """Where a sample is scan and not padding (n, 1, *s): nnU-Net pads with 0 beyond a scan's edge."""
+        return (self.images != 0).any(1, keepdim=True) if self.scanned is None else self.scanned
 
     @property
     def common_frame(self) -> Tensor:
-        """Where a sample shows something and a partner of the other side does, too (n, 1, *s).
+        """Where a sample is scan and a partner of the other side is, too (n, 1, *s).
 
         Multiplied by it, what is made of the source and of the target ends at the same edges: no discriminator can tell
         them by how much of a patch a scan fills.
@@ -155,6 +157,7 @@ class CrossModalBatch:
             tuple(self.cases[i] for i in positions),
             self.block,
             self.registered,
+            scanned=None if self.scanned is None else self.scanned[chosen],
         )
 
     @property

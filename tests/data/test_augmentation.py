@@ -45,6 +45,16 @@ def test_nnunets_own_changes_follow(batch: CrossModalBatch) -> None:
     assert any(any(changed(batch, nnunet=True)) for _ in range(8))
 
 
+def test_a_batch_remembers_where_its_scans_were(batch: CrossModalBatch) -> None:
+    images = batch.images.clone()
+    images[:2, :, :3] = 0
+    padded = replace(batch, images=images)
+    augmented = IntensityAugmentation()(padded)
+    assert torch.equal(augmented.inside, images != 0)
+    assert torch.equal(augmented.common_frame, padded.common_frame)
+    assert torch.equal(augmented.target.inside, padded.target.inside)
+
+
 def test_maps_are_judged_where_both_sides_show_something(batch: CrossModalBatch) -> None:
     images = batch.images.clone()
     images[0, :, :4] = 0
