@@ -265,6 +265,8 @@ def test_a_row_that_fails_costs_no_other_row(
     assert "train.log" in captured.err
     table = pd.read_csv(tmp_path / "work" / "table.csv")
     assert set(table["method"]) == {"SourceOnlyTrainer", "TargetSupervisedTrainer"}
+    record = json.loads((tmp_path / "work" / "comparison.json").read_text())
+    assert [run["method"]["title"] for run in record["runs"]] == ["SourceOnlyTrainer", "TargetSupervisedTrainer"]
     commands.failing = ""
     commands.done.clear()
     assert call(tmp_path / "work", rows=["SourceOnlyTrainer", "AICLTrainer", "TargetSupervisedTrainer"]) == 0
