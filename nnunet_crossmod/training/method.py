@@ -91,7 +91,7 @@ class Method:
     teacher_momentum: Momentum = 0.99
     teacher_confidence: Share = 0.95
     """Confidence of the teacher that is always enough."""
-    teacher_trust: Share = 0.5
+    teacher_trust: Share = 0.75
     """Share of every predicted class's voxels whose labels are learnt, the surest ones."""
     teacher_mix: Share = 0.0
     """Share of the target samples that get the structures of a source sample pasted in, with their labels."""

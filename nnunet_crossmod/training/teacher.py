@@ -53,7 +53,7 @@ class Teacher(nn.Module):
     confidence: Tensor
 
     def __init__(
-        self, network: nn.Module, num_classes: int, momentum: float = 0.99, ceiling: float = 0.95, trust: float = 0.5
+        self, network: nn.Module, num_classes: int, momentum: float = 0.99, ceiling: float = 0.95, trust: float = 0.75
     ) -> None:
         super().__init__()
         self.network = deepcopy(network).requires_grad_(False).eval()
