@@ -66,7 +66,7 @@ def figures_of(model: Path, folds: Sequence[int | str] | None = None) -> Figures
             if complete:
                 probabilities = torch.from_numpy(np.load(path)["probabilities"]).float()[None]
                 counts = tally(probabilities, torch.tensor([block.is_target(case_of(case, ending))]))
-                sums = counts if sums is None else Tally(*(a + b for a, b in zip(sums, counts, strict=True)))
+                sums = counts.plus(sums)
 
     def seen(case: Any, label: int) -> bool:
         return label in block.cases[case_of(case, ending)].visible

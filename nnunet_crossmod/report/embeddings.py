@@ -16,6 +16,7 @@ from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.inference.trained_model import open_model
 from nnunet_crossmod.paths import dataset_folder, read_json
 from nnunet_crossmod.pseudo_labels import labels_at, organ_patches
+from nnunet_crossmod.training.selection import same_numbers
 
 __all__ = ["Embeddings", "clusters", "organ_embeddings"]
 
@@ -63,12 +64,8 @@ def organ_embeddings(
     size = max(planned.batch_size // 2, len(block.source), len(block.target))
     patch = planned.patch_size
     loader = BalancedDataLoader(scans, size, patch, patch, predictor.label_manager, target_batch_size=size)
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
+    with same_numbers(seed):
         batches_embedded = [_embed(network, next(loader), block, device, patch_size) for _ in range(batches)]
-    finally:
-        np.random.set_state(state)
     return Embeddings(*(np.concatenate(parts) for parts in zip(*batches_embedded, strict=True)))
 
 

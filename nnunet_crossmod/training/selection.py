@@ -36,7 +36,7 @@ from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.losses.precision import full_precision
 from nnunet_crossmod.training.record import read_rows
 
-__all__ = ["CHECKPOINT", "LabelFreeSelection", "Tally", "balance", "certainty", "tally"]
+__all__ = ["CHECKPOINT", "LabelFreeSelection", "Tally", "balance", "certainty", "same_numbers", "tally"]
 
 CHECKPOINT = "checkpoint_label_free.pth"
 MOMENTUM = 0.9
@@ -48,6 +48,10 @@ class Tally(NamedTuple):
 
     volumes: Tensor
     doubt: Tensor
+
+    def plus(self, other: Tally | None) -> Tally:
+        """Both together; itself where there is no other yet."""
+        return self if other is None else Tally(self.volumes + other.volumes, self.doubt + other.doubt)
 
 
 @full_precision
@@ -136,7 +140,7 @@ class LabelFreeSelection:
         trainer = self.trainer
         network = trainer.bare_network
         sums: Tally | None = None
-        with _same_numbers(trainer.local_rank):
+        with same_numbers(trainer.local_rank):
             for _ in range(trainer.num_val_iterations_per_epoch):
                 loaded = next(self.loader)
                 batch = CrossModalBatch.from_loader(loaded, trainer.block, self.cases, trainer.device)
@@ -145,13 +149,13 @@ class LabelFreeSelection:
                     output = network(trainer.validation_images(batch))
                 logits = output[0] if isinstance(output, list) else output
                 counts = tally(logits.float().softmax(1), target.to(trainer.device))
-                sums = counts if sums is None else Tally(*(a + b for a, b in zip(sums, counts, strict=True)))
+                sums = counts.plus(sums)
         assert sums is not None
         return sums
 
 
 @contextmanager
-def _same_numbers(seed: int) -> Iterator[None]:
+def same_numbers(seed: int) -> Iterator[None]:
     """Numpy's random numbers from a seed of its own; the training's go on as if none had been drawn."""
     state = np.random.get_state()
     np.random.seed(seed)
