@@ -171,7 +171,7 @@ def test_segments_that_slicer_numbers_otherwise() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--frame", "CT=x"], "--frame: label 'CT' has the value 'x'"),
+        (["--frame", "CT=x"], "--frame: 'CT' has the value 'x'"),
         (["--frame", "PET=0"], "(--frame) names 'PET'"),
         (["--resample-uneven", "--keep-even"], "exclude each other"),
         (["--labels-of", "PET", "liver=3"], "(--labels-of) names 'PET'"),
