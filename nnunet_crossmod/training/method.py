@@ -84,7 +84,7 @@ class Method:
     teacher: bool = False
     """Self-training: the network's moving average labels the target scans, and is the model that predicts."""
     teacher_weight: Weight = 1.0
-    teacher_start: Share = 0.25
+    teacher_start: Share = 0.5
     """Share of the training after which the teacher's labels count."""
     teacher_ramp: Share = 0.2
     """Share of the training in which their weight grows to ``teacher_weight``."""
