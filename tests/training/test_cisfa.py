@@ -138,7 +138,7 @@ def test_later_players_see_what_earlier_ones_make_after_their_step(configuration
     assert not torch.equal(seen["generator"].translated, seen["segmenter"].translated)
     judged = seen["mask_discriminator"]
     again = trainer.network(judged.batch.images, judged.batch.modality, features=True).logits[0].softmax(1)
-    torch.testing.assert_close(judged.probabilities, again)
+    torch.testing.assert_close(judged.probabilities, judged.batch.framed(again))
 
 
 def test_projection_heads_are_trained(make: MakeTrainer) -> None:

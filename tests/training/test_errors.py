@@ -116,7 +116,7 @@ def test_data_that_is_not_preprocessed_names_the_command(make_trainer: MakeTrain
     def elsewhere(plans: dict[str, Any]) -> None:
         plans["configurations"]["2d"]["data_identifier"] = "nowhere"
 
-    with pytest.raises(CrossmodError, match="nnUNetv2_preprocess -c 2d"):
+    with pytest.raises(CrossmodError, match="run nnUNetv2_preprocess -d 901 -plans_name nnUNetPlans_tiny -c 2d first"):
         make_trainer("AICLTrainer", change_plans=elsewhere)
 
 
@@ -131,7 +131,7 @@ def test_data_of_plans_with_another_spacing_is_told(
         planned = plans["configurations"][configuration]
         planned["spacing"] = [factor * length for length in planned["spacing"]]
 
-    with pytest.raises(CrossmodError, match=r"at the plans' spacing of .* nnUNetv2_preprocess -d Dataset901_Phantom"):
+    with pytest.raises(CrossmodError, match=r"at the plans' spacing of .* nnUNetv2_preprocess -d 901"):
         make_trainer("JointTrainer", configuration, change_plans=moved)
     assert not list(nnunet["nnUNet_results"].iterdir())
 
