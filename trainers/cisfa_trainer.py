@@ -25,7 +25,7 @@ class Outputs(NamedTuple):
     G: ``source``, ``target`` and ``translated`` (n, c, *s), ``features`` of the source in G's encoder, ``foreground``
     (n, *s) of the source. D_g: ``frames`` (n, 1, *s) of source and target, within which it looks. S: the ``batch`` as
     it sees it, its ``logits`` of every deep-supervision level and its ``bottleneck`` (n, c, *f). D_s: ``probabilities``
-    (n, k, *s) on that batch, after S has stepped.
+    (n, k, *s) on that batch, after S has stepped, within the common frame.
     """
 
     source: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -117,7 +117,7 @@ class CrossModalBatch:
         """Where a sample is scan and not padding (n, 1, *s): nnU-Net pads with 0 beyond a scan's edge."""
         return (self.images != 0).any(1, keepdim=True) if self.scanned is None else self.scanned
 
-    @property
+    @cached_property
     def common_frame(self) -> Tensor:
         """Where a sample is scan and a partner of the other side is, too (n, 1, *s).
 
