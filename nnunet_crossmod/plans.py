@@ -22,6 +22,7 @@ __all__ = [
     "configure",
     "new_plans_file",
     "read_setting",
+    "reader_reorients",
     "resolved_configuration",
     "write_plans",
 ]
@@ -131,6 +132,11 @@ NETWORKS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any], str | None],
     ),
 }
 """Name → hyper-parameters that make the network train, and what puts it in the place of a configuration's own."""
+
+
+def reader_reorients(reader: str | None) -> bool:
+    """Whether nnU-Net's reader of that name turns all scans to RAS, as after ``crossmod convert --reorient``."""
+    return (reader or "").endswith("WithReorient")
 
 
 def read_setting(text: str, where: str = "--set") -> tuple[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import check_output_file, dataset_folder, read_json
+from nnunet_crossmod.plans import reader_reorients
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         image, label = read_case(files)
         facts.append(examine_scan(name, image, label if cases[name].labelled else None))
     print(f"{folder}: {overview_table(facts, block, dataset_json.get('conversion', {}).get('left_out', []))}")
-    reorients = str(dataset_json.get("overwrite_image_reader_writer", "")).endswith("WithReorient")
+    reorients = reader_reorients(dataset_json.get("overwrite_image_reader_writer"))
     for warning in overview_warnings(facts, block, reorients):
         print(f"Warning: {warning}")
     sheet.parent.mkdir(parents=True, exist_ok=True)

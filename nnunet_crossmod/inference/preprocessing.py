@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nnunet_crossmod.raw.image_files import read_channels
 from nnunet_crossmod.raw.modality_channel import fill_box
 
-__all__ = ["Recipe", "preprocess", "read_case", "reader_reorients"]
+__all__ = ["Recipe", "preprocess", "read_case"]
 
 
 class Recipe(NamedTuple):
@@ -23,11 +23,6 @@ class Recipe(NamedTuple):
     plans: Any
     configuration: Any
     dataset_json: dict[str, Any]
-
-
-def reader_reorients(plans: Mapping[str, Any]) -> bool:
-    """Whether nnU-Net's reader turns all scans of these plans to RAS, as after ``crossmod convert --reorient``."""
-    return str(plans.get("image_reader_writer", "")).endswith("WithReorient")
 
 
 def preprocess(

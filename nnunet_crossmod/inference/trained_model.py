@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.inference.preprocessing import reader_reorients
 from nnunet_crossmod.inference.scans import known_modality
 from nnunet_crossmod.paths import FINAL, let_nnunet_find_trainers, load_trainer, read_json
+from nnunet_crossmod.plans import reader_reorients
 from nnunet_crossmod.raw.block import CrossmodBlock
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class TrainedModel:
     @property
     def orientations(self) -> dict[str, tuple[str, ...]]:
         """Modality → orientations of its training scans, as ``LPS``; nothing where nnU-Net's reader turns all alike."""
-        if reader_reorients(self.plans):
+        if reader_reorients(self.plans.get("image_reader_writer")):
             return {}
         block = CrossmodBlock.from_dataset_json(self.dataset_json, str(self.folder / "dataset.json"))
         return dict(block.orientations)

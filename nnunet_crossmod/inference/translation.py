@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.inference.preprocessing import Recipe, read_case, reader_reorients
+from nnunet_crossmod.inference.preprocessing import Recipe, read_case
 from nnunet_crossmod.inference.scans import check_replaceable, find_cases
 from nnunet_crossmod.inference.trained_model import TrainedModel
 from nnunet_crossmod.nn import translator_state
 from nnunet_crossmod.nn.generators import flicker
 from nnunet_crossmod.paths import load_trainer
+from nnunet_crossmod.plans import reader_reorients
 from nnunet_crossmod.raw.atomic_folder import atomic_folder
 from nnunet_crossmod.raw.block import CrossmodBlock
 from nnunet_crossmod.raw.image_files import axis_codes, read_image
@@ -152,6 +153,7 @@ def translate_folder(
     flickering = {}
     cases = find_cases(scans, ending, translation.channels, skip_modality_channel=True)
     recipe = Recipe(translation.plans, translation.configuration, translation.dataset_json)
+    reorients = reader_reorients(translation.plans.plans.get("image_reader_writer"))
     with atomic_folder(output.resolve(), replacing=[output.resolve()] if output.is_dir() else []) as complete:
         for case, files in tqdm(cases.items(), desc="Translate", unit="case", disable=None):
             data, properties = read_case(files, own, recipe, case)
@@ -159,7 +161,7 @@ def translate_folder(
             translated = translation.translate(images, own, target, step_size)
             flickering[case] = _flicker(translated) / max(_flicker(images), 1e-6)
             for channel, volume in enumerate(_as_read(translated, properties, translation)):
-                image = _as_stored(volume, files[channel], reader_reorients(translation.plans.plans))
+                image = _as_stored(volume, files[channel], reorients)
                 sitk.WriteImage(image, str(complete / f"{case}_{channel:04d}{ending}"), useCompression=True)
     return flickering
 
