@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from mscmrseg import arguments, benchmark
+from real_pair import arguments, benchmark
 
 from nnunet_crossmod.dataset_conversion import phantom
 from nnunet_crossmod.errors import CrossmodError

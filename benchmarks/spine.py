@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from mscmrseg import arguments, benchmark
+from real_pair import arguments, benchmark
 
 from nnunet_crossmod.cli import main as crossmod
 from nnunet_crossmod.errors import CrossmodError

@@ -47,79 +47,94 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser, source=[], target=[])
     add_file_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="the description, instead of the flags below")
-    parser.add_argument("--name", default="Folders", help="of the data set")
-    parser.add_argument(
-        "--images",
-        nargs="+",
-        default=[],
-        metavar="MODALITY=PLACE",
-        help="images of each modality: a folder, or a pattern in quotes ('MR=mr/image_*.nii.gz'); several are allowed",
-    )
-    parser.add_argument(
-        "--label-files",
-        nargs="+",
-        default=[],
-        metavar="MODALITY=PLACE",
-        help="label maps, if any, likewise ('MR=mr/label_*.nii.gz')",
-    )
-    parser.add_argument("--labels", nargs="+", default=[], metavar="NAME=ID[,ID]", help="structures and their values")
-    parser.add_argument(
-        "--labels-of",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar=("MODALITY", "NAME=ID[,ID]"),
-        help="the same for one modality whose values are others (--labels-of CT liver=6); may be repeated",
-    )
-    parser.add_argument("--partial", action="store_true", help="each modality is annotated for its own --labels-of")
-    parser.add_argument(
-        "--ignore",
-        nargs="+",
-        type=int,
-        default=[],
-        metavar="ID",
-        help="values of voxels that nobody annotated, as beside scribbles: neither a structure nor background",
-    )
-    parser.add_argument(
-        "--frame",
-        nargs="+",
-        default=[],
-        metavar="MODALITY=N",
-        help="which volume of 4D files, or which channel, counted from 0",
-    )
-    parser.add_argument(
-        "--subject",
-        metavar="REGEX",
-        help="what of a scan's name is the subject: the match, or its group (?P<subject>…) "
-        "(default: the name as far as its identifier)",
-    )
-    parser.add_argument(
-        "--series",
-        nargs="+",
-        default=[],
-        metavar="MODALITY=TEXT",
-        help="which DICOM series to read where a folder holds several, by its description ('CT=*venous*')",
-    )
-    parser.add_argument("--registered", action="store_true", help="scans of a subject lie on one grid")
-    parser.add_argument("--unpaired", action="store_true", help="equal names in two modalities are two subjects")
-    parser.add_argument(
-        "--resample-uneven", action="store_true", help="interpolate between unevenly spaced DICOM slices"
-    )
-    parser.add_argument(
-        "--keep-even", action="store_true", help="keep the longest evenly spaced part of uneven DICOM slices instead"
-    )
-    parser.add_argument(
+    group = parser.add_argument_group("the description")
+    flags = [
+        group.add_argument("--name", default="Folders", help="of the data set"),
+        group.add_argument(
+            "--images",
+            nargs="+",
+            default=[],
+            metavar="MODALITY=PLACE",
+            help="images of each modality: a folder, or a pattern in quotes ('MR=mr/image_*.nii.gz'); or several",
+        ),
+        group.add_argument(
+            "--label-files",
+            nargs="+",
+            default=[],
+            metavar="MODALITY=PLACE",
+            help="label maps, if any, likewise ('MR=mr/label_*.nii.gz')",
+        ),
+        group.add_argument(
+            "--labels", nargs="+", default=[], metavar="NAME=ID[,ID]", help="structures and their values"
+        ),
+        group.add_argument(
+            "--labels-of",
+            nargs="+",
+            action="append",
+            default=[],
+            metavar=("MODALITY", "NAME=ID[,ID]"),
+            help="the same for one modality whose values are others (--labels-of CT liver=6); may be repeated",
+        ),
+        group.add_argument("--partial", action="store_true", help="each modality is annotated for its own --labels-of"),
+        group.add_argument(
+            "--ignore",
+            nargs="+",
+            type=int,
+            default=[],
+            metavar="ID",
+            help="values of voxels that nobody annotated, as beside scribbles: neither a structure nor background",
+        ),
+        group.add_argument(
+            "--frame",
+            nargs="+",
+            default=[],
+            metavar="MODALITY=N",
+            help="which volume of 4D files, or which channel, counted from 0",
+        ),
+        group.add_argument(
+            "--subject",
+            metavar="REGEX",
+            help="what of a scan's name is the subject: the match, or its group (?P<subject>…) "
+            "(default: the name as far as its identifier)",
+        ),
+        group.add_argument(
+            "--series",
+            nargs="+",
+            default=[],
+            metavar="MODALITY=TEXT",
+            help="which DICOM series to read where a folder holds several, by its description ('CT=*venous*')",
+        ),
+        group.add_argument("--registered", action="store_true", help="scans of a subject lie on one grid"),
+        group.add_argument("--unpaired", action="store_true", help="equal names in two modalities are two subjects"),
+        group.add_argument(
+            "--resample-uneven", action="store_true", help="interpolate between unevenly spaced DICOM slices"
+        ),
+        group.add_argument(
+            "--keep-even",
+            action="store_true",
+            help="keep the longest evenly spaced part of uneven DICOM slices instead",
+        ),
+    ]
+    parser.set_defaults(description_flags=flags)
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
         "--test",
         nargs="+",
         metavar="NAME",
         help="test subjects, by name or number, or patterns of scan names or files ('check/*'); none by default",
     )
-    parser.add_argument("--split", choices=["none", "fifth", "labelled-target"], help="a split by rule instead")
+    chosen.add_argument("--split", choices=["none", "fifth", "labelled-target"], help="a split by rule instead")
 
 
 def run(args: argparse.Namespace) -> None:
     """Carry out ``crossmod convert folders``."""
-    base, description = (Path(), _from_flags(args)) if args.json is None else (args.json.parent, _from_json(args.json))
+    if args.json is None:
+        base, description = Path(), _from_flags(args)
+    else:
+        given = [flag.option_strings[0] for flag in args.description_flags if getattr(args, flag.dest) != flag.default]
+        if given:
+            raise CrossmodError(f"--json {args.json} describes the data set: write {', '.join(given)} into it instead")
+        base, description = args.json.parent, _from_json(args.json)
     dataset = dataset_of(description, base)
     # those that the description names are named, not defaults
     source, target = args.source or description.get("source"), args.target or description.get("target")

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pandas as pd
 
 from nnunet_crossmod import trained_on
-from nnunet_crossmod.comparison_tables import CEILING, FLOOR, ComparisonTables, with_spread_over_seeds
+from nnunet_crossmod.comparison_tables import CEILING, FLOOR, ComparisonTables
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import evaluate_folder, read_scores, write_evaluation
 from nnunet_crossmod.evaluation.comparison import RECORD, Roles, check_roles, compare
@@ -37,14 +37,14 @@ from nnunet_crossmod.paths import (
 from nnunet_crossmod.plans import configure, read_setting, resolved_configuration, write_plans
 from nnunet_crossmod.raw.block import Case, CrossmodBlock, entry_of
 
-__all__ = ["Comparison", "Method", "Run", "cases_seen", "read_method", "roles_of"]
+__all__ = ["Comparison", "MethodRow", "Run", "cases_seen", "read_method", "roles_of"]
 
 WITH_NNUNETS_AUGMENTATION = {"augmentation": "nnunet"}
 """Settings of the second floor, without the strong augmentation that all other rows share."""
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodRow:
     """A row of the table: a trainer with hyper-parameters of its own."""
 
     title: str
@@ -57,7 +57,7 @@ class Run:
     """One training of a method. ``results`` is the fold's folder, ``work`` holds predictions and metrics."""
 
     name: str
-    method: Method
+    method: MethodRow
     seed: int | None
     fold: int | str
     plans: str
@@ -65,16 +65,16 @@ class Run:
     work: Path
 
 
-def read_method(text: str) -> Method:
+def read_method(text: str) -> MethodRow:
     """``AICLTrainer``, or with hyper-parameters ``AICLTrainer fpc_weight=0.05 gin=source``."""
     words = shlex.split(text)
     if not words:
         raise CrossmodError("-tr names an empty row: give the name of a trainer")
-    return Method(text, words[0], dict(read_setting(word, f"-tr {words[0]!r}") for word in words[1:]))
+    return MethodRow(text, words[0], dict(read_setting(word, f"-tr {words[0]!r}") for word in words[1:]))
 
 
 def roles_of(
-    methods: Sequence[Method], floor: str | None = None, ceiling: str | None = None, against: str | None = None
+    methods: Sequence[MethodRow], floor: str | None = None, ceiling: str | None = None, against: str | None = None
 ) -> Roles:
     """Floor and ceiling are the plain rows of their trainers unless named; tests are against the floor, or row one."""
 
@@ -108,7 +108,7 @@ class Comparison:
 
     dataset: int | str
     configuration: str
-    methods: Sequence[Method]
+    methods: Sequence[MethodRow]
     work: Path
     plans: str = "nnUNetPlans"
     folds: Sequence[int | str] = (0,)
@@ -193,7 +193,7 @@ class Comparison:
         self, scores: pd.DataFrame, titles: Sequence[str], roles: Roles, block: CrossmodBlock, runs: Sequence[Run]
     ) -> pd.DataFrame:
         scores.to_csv(self.work / "scores.csv", index=False)
-        table = with_spread_over_seeds(compare(scores, titles, roles, block.target), scores)
+        table = compare(scores, titles, roles, block.target)
         modalities = [m for m in (*block.target, *block.source) if m in set(table["modality"])]
         second = [m.title for m in self.methods if m.trainer == FLOOR and m.settings == WITH_NNUNETS_AUGMENTATION]
         tables = ComparisonTables(
@@ -283,17 +283,10 @@ class Comparison:
                 trained_on.check(run.results, trained_on.fingerprint(preprocessed, run.plans))
 
     def _epochs(self, run: Run) -> int:
-        epochs: int = self._hyperparameters(run.method, run.plans)["num_epochs"]
+        path = dataset_folder("nnUNet_preprocessed", self.dataset) / f"{run.plans}.json"
+        plans = read_json(path, "plan the data set again")
+        epochs: int = load_trainer(run.method.trainer).options_of(plans)["num_epochs"]
         return epochs
-
-    def _hyperparameters(self, method: Method, plans: str) -> dict[str, Any]:
-        from nnunet_crossmod.training.hyperparameters import resolve
-
-        kind = load_trainer(method.trainer)
-        path = dataset_folder("nnUNet_preprocessed", self.dataset) / f"{plans}.json"
-        known = kind._hyperparameter_types
-        settings = read_json(path, "plan the data set again").get("crossmod", {})
-        return resolve(kind, known, {name: value for name, value in settings.items() if name in known}, path.name)
 
     def _conditions(self, titles: Sequence[str], block: CrossmodBlock, runs: Sequence[Run]) -> pd.DataFrame:
         """What the rows were trained with: samples with labels per step and steps, and whatever else differs."""
@@ -304,7 +297,7 @@ class Comparison:
                 continue
             written = run.results.parent / "plans.json"  # what the training used
             plans = read_json(written if written.is_file() else preprocessed / f"{run.plans}.json", "train it again")
-            options = {**self._hyperparameters(run.method, run.plans), **plans.get("crossmod", {})}
+            options = load_trainer(run.method.trainer).options_of(plans)
             batch_size = resolved_configuration(plans, self.configuration)["batch_size"]
             adam = options["optimizer_name"] != "sgd"
             labelled = _labelled_per_step(run.method, block, batch_size, options["target_batch_size"])
@@ -334,7 +327,7 @@ class Comparison:
         name = self.checkpoint.removesuffix(".pth").removeprefix("checkpoint_")
         return "" if name == "final" else f"_{name}"
 
-    def _plans(self, base: Mapping[str, Any], folder: Path, method: Method, seed: int | None) -> str:
+    def _plans(self, base: Mapping[str, Any], folder: Path, method: MethodRow, seed: int | None) -> str:
         """The plans of a run: the given ones where nothing is changed, else a copy whose name says what is."""
         settings = {**(self.settings or {}), **method.settings, **({} if seed is None else {"seed": seed})}
         if not settings and self.preset is None:
@@ -434,10 +427,11 @@ class Comparison:
     def _evaluate(
         self, run: Run, references: Path, block: CrossmodBlock, ending: str, ignore: int | None
     ) -> pd.DataFrame:
-        kept = run.work / "metrics.csv"
+        kept, summary = run.work / "metrics.csv", run.work / "summary.json"
         files = [*(run.work / "predictions").glob(f"*{ending}"), *references.glob(f"*{ending}")]
-        if kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files):
-            kept_summary = read_json(run.work / "summary.json", f"remove {kept}, to evaluate again")
+        written = kept.is_file() and summary.is_file() and kept.stat().st_mtime_ns >= summary.stat().st_mtime_ns
+        if written and kept.stat().st_mtime > max(file.stat().st_mtime for file in files):
+            kept_summary = read_json(summary, f"remove {kept}, to evaluate again")
             if kept_summary["conventions"]["tolerance_mm"] == self.tolerance:
                 return read_scores(kept)
         modalities = {case.name: case.modality for case in block.test.values()}
@@ -490,7 +484,9 @@ def cases_seen(trainer: str, block: CrossmodBlock) -> list[Case]:
     return [seen for case in block.cases.values() if (seen := unused.see(case)) is not None]
 
 
-def _labelled_per_step(method: Method, block: CrossmodBlock, batch_size: int, target_batch_size: int | None) -> float:
+def _labelled_per_step(
+    method: MethodRow, block: CrossmodBlock, batch_size: int, target_batch_size: int | None
+) -> float:
     """Expected number of annotated samples in a step: as many of the source as planned, and those of the target."""
     annotated: dict[str, list[bool]] = {}
     for case in cases_seen(method.trainer, block):

@@ -9,10 +9,9 @@ from typing import cast
 
 import pandas as pd
 
-from nnunet_crossmod.evaluation import METRICS
 from nnunet_crossmod.evaluation.comparison import Roles, shown, to_latex, to_markdown
 
-__all__ = ["CEILING", "FLOOR", "ComparisonTables", "dice_per_scan", "with_spread_over_seeds"]
+__all__ = ["CEILING", "FLOOR", "ComparisonTables", "dice_per_scan"]
 
 FLOOR, CEILING = "SourceOnlyTrainer", "TargetSupervisedTrainer"
 
@@ -47,7 +46,7 @@ class ComparisonTables:
 
         Args:
             folder: that they are written to.
-            table: of :func:`~nnunet_crossmod.evaluation.comparison.compare`, with spread over seeds.
+            table: of :func:`~nnunet_crossmod.evaluation.comparison.compare`.
             scores: that it was made of, one row a scan, structure and model.
             modalities: in the order of the tables.
             conditions: one row a method, how it was trained.
@@ -107,27 +106,6 @@ class ComparisonTables:
             + (f"; with {fewest} scans it cannot fall below {2 ** (1 - fewest):.3g}." if fewest < 10 else ".")
         )
         return "\n".join(notes)
-
-
-def with_spread_over_seeds(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """The table with standard deviations over seeds in place of those over scans.
-
-    A seed's score is its mean over folds and scans; without seeds, that of a fold is its mean over scans.
-    """
-    table = table.copy()
-    scores = scores.reset_index(drop=True)
-    repeat = scores["seed"].where(scores["seed"].notna(), scores["run"])
-    metrics = list(METRICS)
-    for index, row in table.iterrows():
-        mine = scores[(scores["modality"] == row["modality"]) & (scores["method"] == row["method"])]
-        per_structure = mine.assign(repeat=repeat).groupby(["structure", "repeat"])[metrics].mean()
-        per_scan = mine.assign(repeat=repeat).groupby(["repeat", "run", "case"])[metrics].mean()
-        spread = per_structure.groupby("structure").std()
-        spread.loc["mean"] = per_scan.groupby("repeat").mean().std()
-        for structure in spread.index:
-            for metric in metrics:
-                table.loc[index, f"{metric} {structure} std"] = spread.loc[structure, metric]
-    return table
 
 
 def dice_per_scan(scores: pd.DataFrame) -> pd.DataFrame:

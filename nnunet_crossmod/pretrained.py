@@ -15,9 +15,7 @@ from nnunet_crossmod.data import CrossmodBlock
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.nn import ConditionalInstanceNorm, ConditionalLayerNorm
 from nnunet_crossmod.paths import dataset_folder, let_nnunet_find_trainers, load_trainer, read_json
-from nnunet_crossmod.training.hyperparameters import resolve
 from nnunet_crossmod.training.input_check import planned_configuration
-from nnunet_crossmod.training.strong_base import resolve_augmentation
 from nnunet_crossmod.weights import read_checkpoint
 
 __all__ = ["Adapted", "adapt_file", "adapt_weights"]
@@ -137,15 +135,13 @@ def _network(
     """The network that the trainer will train, and its image channels."""
     let_nnunet_find_trainers()
     kind = load_trainer(trainer)
-    if not hasattr(kind, "_hyperparameter_types"):
+    if not hasattr(kind, "options_of"):
         raise CrossmodError(
             f"{trainer} is none of this package's trainers: give nnUNetv2_train the weights as they are"
         )
     block = CrossmodBlock.from_dataset_json(dataset_json)
     planned_configuration(plans, configuration)
-    known = kind._hyperparameter_types
-    overrides = {name: value for name, value in plans.get("crossmod", {}).items() if name in known}
-    options = resolve_augmentation(resolve(kind, known, overrides, f"{plans['plans_name']}.json"))
+    options = kind.options_of(plans)
     plans["crossmod"] = {**options, "modalities": list(block.modalities), "target_modalities": list(block.target)}
     manager = PlansManager(plans)
     channels = len(dataset_json["channel_names"])

@@ -27,7 +27,7 @@ from nnunet_crossmod.agreement import (
     majority,
     read_label_map,
 )
-from nnunet_crossmod.compare import Comparison, Method, Run, cases_seen
+from nnunet_crossmod.compare import Comparison, MethodRow, Run, cases_seen
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.paths import load_trainer, read_json
 from nnunet_crossmod.pictures.kept_labels import kept_label_grid, most_telling_slice
@@ -70,7 +70,7 @@ class SelfTraining:
     """
 
     training: Comparison
-    first: Method
+    first: MethodRow
     checkpoints: Sequence[str]
     rounds: int = 1
     until: float = 0.98
@@ -139,7 +139,7 @@ class SelfTraining:
         _check_it_hides_labels(self.first, base.block)
         _check_it_learns(training.methods[0], base.with_pseudo_labels(), training.settings or {})
 
-    def _at(self, dataset: str, method: Method, number: int) -> Comparison:
+    def _at(self, dataset: str, method: MethodRow, number: int) -> Comparison:
         return replace(self.training, dataset=dataset, methods=[method], work=self._folder(number))
 
     def _names(self, base: BaseDataset) -> list[str]:
@@ -252,13 +252,13 @@ def shown(table: pd.DataFrame, number: int, models: int) -> str:
     )
 
 
-def _check_it_hides_labels(method: Method, block: CrossmodBlock) -> None:
+def _check_it_hides_labels(method: MethodRow, block: CrossmodBlock) -> None:
     hidden = {case.name for case in block.cases.values() if case.modality in block.target and not case.annotated}
     if any(case.name in hidden and case.annotated for case in cases_seen(method.trainer, block)):
         raise CrossmodError(f"{method.trainer} reads labels of the target: name another trainer, as MeanTeacherTrainer")
 
 
-def _check_it_learns(method: Method, block: CrossmodBlock, settings: Mapping[str, Any]) -> None:
+def _check_it_learns(method: MethodRow, block: CrossmodBlock, settings: Mapping[str, Any]) -> None:
     kind = load_trainer(method.trainer)
     forbids = {**settings, **method.settings}.get("forbid_annotated_target", kind.forbid_annotated_target)
     if forbids or not any(case.pseudo for case in cases_seen(method.trainer, block)):

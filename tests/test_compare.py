@@ -18,9 +18,7 @@ import SimpleITK as sitk
 from nnunet_crossmod import compare, nnunet_runs, trained_on
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.compare import read_method, roles_of
-from nnunet_crossmod.comparison_tables import with_spread_over_seeds
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.evaluation import METRICS
 from nnunet_crossmod.paths import load_trainer
 
 ROWS = ["SourceOnlyTrainer", "AICLTrainer fpc_weight=0.1", "TargetSupervisedTrainer"]
@@ -124,6 +122,23 @@ def test_it_goes_on_where_it_stopped(commands: Commands, nnunet: dict[str, Path]
         ("train", "AICLTrainer", "nnUNetPlans", "0", "--c"),
         ("predict", "AICLTrainer", "nnUNetPlans", "0", "checkpoint_final.pth"),
     ]
+
+
+@pytest.mark.parametrize("lost", ["metrics.csv", "summary.json"])
+def test_it_measures_again_after_a_kill_between_two_files(lost: str, commands: Commands, tmp_path: Path) -> None:
+    rows = ["SourceOnlyTrainer"]
+    metrics = tmp_path / "SourceOnlyTrainer" / "fold0" / "metrics.csv"
+    assert call(tmp_path, "--tolerance", "1", rows=rows) == 0
+    old, written = metrics.read_text(), metrics.stat().st_mtime
+    assert call(tmp_path, "--tolerance", "9", rows=rows) == 0
+    new = metrics.read_text()
+    assert new != old
+    metrics.write_text(old)  # as if the second call had died before it was written
+    os.utime(metrics, (written, written))
+    if lost == "summary.json":
+        (metrics.parent / lost).unlink()
+    assert call(tmp_path, "--tolerance", "9", rows=rows) == 0
+    assert metrics.read_text() == new
 
 
 def test_another_checkpoint_is_another_run(commands: Commands, nnunet: dict[str, Path], tmp_path: Path) -> None:
@@ -308,22 +323,6 @@ def test_a_model_trained_on_other_annotations_is_refused(
     assert commands.done == []
     assert call(tmp_path, rows=["SourceOnlyTrainer"]) == 0
     assert commands.done == []
-
-
-def test_the_spread_is_over_seeds_not_over_scans() -> None:
-    rows = [
-        {"modality": "lge", "method": "A", "run": f"seed{seed}", "seed": seed, "case": case, "structure": structure}
-        | dict.fromkeys(METRICS, 0.1 * seed + case)
-        for seed in (0, 1, 2)
-        for case in (1, 2)
-        for structure in ("Myo", "LV")
-    ]
-    columns = [f"{metric} {structure} std" for metric in METRICS for structure in ("Myo", "LV", "mean")]
-    table = pd.DataFrame([{"modality": "lge", "method": "A", **dict.fromkeys(columns, 9.0)}])
-    spread = with_spread_over_seeds(table, pd.DataFrame(rows))
-    np.testing.assert_allclose(spread[columns], 0.1)
-    alone = with_spread_over_seeds(table, pd.DataFrame(rows[:4]))
-    assert alone[columns].isna().all(axis=None)
 
 
 def test_what_the_rows_were_trained_with_is_printed(

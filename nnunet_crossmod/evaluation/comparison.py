@@ -56,19 +56,20 @@ def compare(
 ) -> pd.DataFrame:
     """One row per modality and method.
 
-    A case's score is its mean over the runs (seeds, folds); means, standard deviations and tests are over cases.
+    A case's score is its mean over the runs (seeds, folds); means and tests are over cases. Standard deviations are
+    over seeds, a seed's score being its mean over folds and cases; without seeds, over runs.
 
     Args:
-        scores: as from :func:`~nnunet_crossmod.evaluation.evaluate_folder`, with ``method`` and ``run`` beside.
+        scores: as from :func:`~nnunet_crossmod.evaluation.evaluate_folder`, with ``method``, ``run`` and, if any,
+            ``seed`` beside.
         methods: names in the order of the rows.
         roles: which of them are floor and ceiling, and the one that the others are tested against.
         targets: modalities that have a gap (on the source, a ceiling trained on the target is none); all by default.
 
     Returns:
         ``modality``, ``method``, ``cases``, ``runs``; ``paired`` (cases that every method has a mean Dice of);
-        ``<metric> <structure>`` and ``… std`` for every structure and ``mean`` (over a case's structures);
-        ``dice between runs`` (standard deviation of the runs' mean Dice); ``missed`` and ``invented`` (structures, all
-        runs together); ``gap closed`` and ``p`` (mean Dice of the paired cases).
+        ``<metric> <structure>`` and ``… std`` for every structure and ``mean`` (over a case's structures); ``missed``
+        and ``invented`` (structures, all runs together); ``gap closed`` and ``p`` (mean Dice of the paired cases).
 
     Raises:
         CrossmodError: methods that were not measured on the same cases, or a role that no method has.
@@ -88,14 +89,13 @@ def compare(
         mean_dice = mean_dice.dropna()
         for method in methods:
             table, own_scores = by_case[method], scores_of[method]
-            runs = own_scores.groupby(["run", "case"])["dice"].mean().groupby("run").mean()
-            row: dict[str, object] = {"modality": modality, "method": method, "cases": len(cases), "runs": len(runs)}
-            row["paired"] = len(mean_dice)
+            spread = _spread(own_scores)
+            row: dict[str, object] = {"modality": modality, "method": method, "cases": len(cases)}
+            row |= {"runs": own_scores["run"].nunique(), "paired": len(mean_dice)}
             for metric in METRICS:
                 for structure in [*structures, MEAN]:
                     row[f"{metric} {structure}"] = table[metric, structure].mean()
-                    row[f"{metric} {structure} std"] = table[metric, structure].std()
-            row["dice between runs"] = runs.std()
+                    row[f"{metric} {structure} std"] = spread.loc[structure, metric]
             for failure in ("missed", "invented"):
                 row[failure] = int((own_scores["status"] == failure).sum())
             row["gap closed"] = (
@@ -120,11 +120,22 @@ def _by_case(scores: pd.DataFrame, structures: Sequence[str]) -> pd.DataFrame:
     return cast("pd.DataFrame", over_runs)
 
 
+def _spread(scores: pd.DataFrame) -> pd.DataFrame:
+    """Standard deviations over seeds: structures and mean along the rows, metrics along the columns."""
+    seed = scores.get("seed", pd.Series(index=scores.index, dtype=object))
+    scores = scores.assign(repeat=seed.where(seed.notna(), scores["run"]))
+    metrics = list(METRICS)
+    spread = scores.groupby(["structure", "repeat"])[metrics].mean().groupby("structure").std()
+    per_case = scores.groupby(["repeat", "run", "case"])[metrics].mean()
+    spread.loc[MEAN] = per_case.groupby("repeat").mean().std()
+    return spread
+
+
 def shown(table: pd.DataFrame, modality: str) -> pd.DataFrame:
     """The rows of one modality as text, columns titled; columns without a figure (no gap, no test) are left out."""
     rows = table[table["modality"] == modality]
     structures = [name.removeprefix("dice ") for name in rows.columns if name.startswith("dice ")]
-    structures = [name for name in structures if not name.endswith(" std") and name != "between runs"]
+    structures = [name for name in structures if not name.endswith(" std")]
     columns: dict[str, Iterable[str]] = {"method": rows["method"]}
     for metric in METRICS:
         for name in structures if metric == "dice" else [MEAN]:
@@ -135,8 +146,6 @@ def shown(table: pd.DataFrame, modality: str) -> pd.DataFrame:
                 _plus_minus(mean, std, DIGITS[metric])
                 for mean, std in zip(rows[f"{metric} {name}"], rows[f"{metric} {name} std"], strict=True)
             ]
-    if rows["runs"].max() > 1:
-        columns["between runs"] = [_number(value, 3) for value in rows["dice between runs"]]
     columns["missed"] = [str(value) for value in rows["missed"]]
     columns["invented"] = [str(value) for value in rows["invented"]]
     if rows["gap closed"].notna().any():

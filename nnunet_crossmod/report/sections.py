@@ -198,8 +198,8 @@ def _tables(scores: pd.DataFrame, compared: pd.DataFrame, roles: Roles, block: C
         per_case = dice[rows["method"].tolist()].map(lambda value: "–" if pd.isna(value) else f"{value:.3f}")
         runs = ", ".join(f"{method}: {number}" for method, number in zip(rows["method"], rows["runs"], strict=True))
         note = (
-            f"Mean ± standard deviation over {_counted(int(rows['cases'].iloc[0]), 'test scan')}; "
-            f"a scan's score is its mean over the runs ({runs})."
+            f"Mean over {_counted(int(rows['cases'].iloc[0]), 'test scan')} ± standard deviation over seeds (with one "
+            f"seed, none is given); a scan's score is its mean over the runs ({runs})."
         )
         if roles.against:
             note += f" p: Wilcoxon signed-rank, two-sided, paired by scan, against {roles.against}, uncorrected."

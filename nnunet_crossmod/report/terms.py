@@ -79,8 +79,7 @@ def meanings_of_columns(tolerance: float) -> dict[str, str]:
         f"{CONVENTIONS['nsd']}",
         "surface": CONVENTIONS["surface"],
         "mean": CONVENTIONS["mean"],
-        "±": CONVENTIONS["std"],
-        "between runs": "standard deviation of the mean Dice between runs (seeds, folds) of one method",
+        "±": "standard deviation over seeds, or over runs without seeds",
         "missed": f"structures that are {CONVENTIONS['missed']}",
         "invented": f"structures that are {CONVENTIONS['invented']}",
         "gap closed": "(method − floor) / (ceiling − floor) in mean Dice: 0 % at the floor, trained on the source "

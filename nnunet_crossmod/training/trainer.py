@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -88,11 +89,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
     ) -> None:
         report_errors_in_one_line()
         self.block = CrossmodBlock.from_dataset_json(dataset_json)
-        recorded = (MODALITIES, TARGET_MODALITIES, AFFINE_OF, EXPECTS_CROP)
-        overrides = {name: value for name, value in plans.get("crossmod", {}).items() if name not in recorded}
-        where = f"{plans['plans_name']}.json"
-        options = hyperparameters.resolve(type(self), self._hyperparameter_types, overrides, where)
-        options = resolve_augmentation(options)
+        options = self.options_of(plans)
         self.dataset_class: Any = None
         self._set(options)
         planned = planned_configuration(plans, configuration)
@@ -119,6 +116,18 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         self.selection: LabelFreeSelection | None = None
         self.last_batch: CrossModalBatch | None = None
         self.short_first_axis = False
+
+    @classmethod
+    def options_of(cls, plans: Mapping[str, Any]) -> dict[str, Any]:
+        """Every hyper-parameter as plans, before or after a training, set it.
+
+        Raises:
+            CrossmodError: a name that the trainer does not have, or a value that it cannot take.
+        """
+        recorded = (MODALITIES, TARGET_MODALITIES, AFFINE_OF, EXPECTS_CROP)
+        overrides = {name: value for name, value in plans.get("crossmod", {}).items() if name not in recorded}
+        where = f"{plans['plans_name']}.json"
+        return resolve_augmentation(hyperparameters.resolve(cls, cls._hyperparameter_types, overrides, where))
 
     def _set(self, options: dict[str, Any]) -> None:
         for name, value in options.items():

@@ -254,6 +254,12 @@ def test_folders_from_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     check_integrity(written)
 
 
+def test_flags_beside_a_json_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["convert", "folders", "-d", "40", "--json", str(tmp_path / "spec.json")]
+    assert main([*command, "--partial", "--labels", "liver=1"]) == 1
+    assert "write --labels, --partial into it instead" in capsys.readouterr().err
+
+
 def test_folders_from_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "raw").mkdir(exist_ok=True)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))

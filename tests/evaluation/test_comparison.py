@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.evaluation import read_scores
+from nnunet_crossmod.evaluation import METRICS, read_scores
 from nnunet_crossmod.evaluation.comparison import Roles, compare, gap_closed, paired_p, shown, to_latex, to_markdown
 
 ROLES = Roles("floor", "ceiling", "floor")
@@ -84,14 +85,28 @@ def test_a_case_is_averaged_over_runs_and_the_table_over_cases(scores: pd.DataFr
         per_case.append([of.loc[of["structure"] == s, "dice"].mean() for s in ("Myo", "LV")])
     expected = np.array(per_case)
     assert table.loc["ours_x", "dice Myo"] == pytest.approx(expected[:, 0].mean())
-    assert table.loc["ours_x", "dice LV std"] == pytest.approx(expected[:, 1].std(ddof=1))
     assert table.loc["ours_x", "dice mean"] == pytest.approx(expected.mean())
-    assert table.loc["ours_x", "dice mean std"] == pytest.approx(expected.mean(1).std(ddof=1))
     assert table.loc["ours_x", "hd95 mean"] == pytest.approx(100 * (1 - expected.mean()))
     runs = [mine[mine["run"] == run]["dice"].mean() for run in ("seed0", "seed1")]
-    assert table.loc["ours_x", "dice between runs"] == pytest.approx(np.std(runs, ddof=1))
+    assert table.loc["ours_x", "dice mean std"] == pytest.approx(np.std(runs, ddof=1))
+    assert np.isnan(table.loc["floor", "dice mean std"])
     assert table["runs"].to_dict() == {"floor": 1, "ours_x": 2, "ceiling": 1}
     assert table.loc["ours_x", "missed"] == 1
+
+
+def test_the_spread_is_over_seeds_not_over_cases_or_folds() -> None:
+    rows = [
+        {"modality": "lge", "method": "A", "run": f"seed{seed}_fold{fold}", "seed": seed, "case": case}
+        | {"structure": structure, "status": "scored"}
+        | dict.fromkeys(METRICS, 0.1 * seed + case + fold)
+        for seed in (0, 1, 2)
+        for fold in (0, 1)
+        for case in (1, 2)
+        for structure in ("Myo", "LV")
+    ]
+    columns = [f"{metric} {structure} std" for metric in METRICS for structure in ("Myo", "LV", "mean")]
+    np.testing.assert_allclose(compare(pd.DataFrame(rows), ["A"], Roles())[columns], 0.1)
+    assert compare(pd.DataFrame(rows[:8]), ["A"], Roles())[columns].isna().all(axis=None)
 
 
 def test_the_gap(scores: pd.DataFrame) -> None:
@@ -162,7 +177,8 @@ def test_modalities_have_tables_of_their_own(scores: pd.DataFrame) -> None:
 def test_formats(scores: pd.DataFrame) -> None:
     text = shown(compare(scores, METHODS, ROLES), "LGE")
     assert text["gap closed"].tolist()[0::2] == ["0 %", "100 %"]
-    assert text["Myo"][2] == "0.900 ± 0.000"
+    assert text["Myo"][2] == "0.900"
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", text["Myo"][1])
     markdown = to_markdown(text).splitlines()
     assert len(markdown) == 2 + 3
     assert len({line.count("|") for line in markdown}) == 1
@@ -176,4 +192,4 @@ def test_formats(scores: pd.DataFrame) -> None:
 def test_what_says_nothing_has_no_column(scores: pd.DataFrame) -> None:
     one = scores[(scores["method"] == "floor")]
     text = shown(compare(one, ["floor"], Roles("floor", None, "floor")), "LGE")
-    assert not {"gap closed", "p", "between runs"} & set(text.columns)
+    assert not {"gap closed", "p"} & set(text.columns)
