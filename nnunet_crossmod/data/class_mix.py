@@ -69,17 +69,19 @@ def with_class_mix(batch: CrossModalBatch, share: float) -> CrossModalBatch:
         for row, case in enumerate(batch.cases)
         if case.modality in batch.block.source and structures <= case.visible
     ]
-    free = [(place, row) for place, row in enumerate(of_target) if not batch.cases[row].annotated]
-    pairs = list(zip(free, given, strict=False))[: round(share * len(of_target))]
+    free = [place for place, row in enumerate(of_target) if not batch.cases[row].annotated]
+    number = min(round(share * len(of_target)), len(free), len(given))
+    if not number:
+        return batch
+    places, origins = free[:number], given[:number]
+    rows = [of_target[place] for place in places]
     images, labels, trusted = batch.images.clone(), batch.pseudo_labels.clone(), batch.trusted.clone()
-    for (place, row), origin in pairs:
-        mixed = class_mix(
-            images[row : row + 1],
-            labels[place : place + 1],
-            trusted[place : place + 1],
-            batch.images[origin : origin + 1],
-            batch.labels[0][origin : origin + 1],
-            len(structures) + 1,
-        )
-        images[row], labels[place], trusted[place] = (part[0] for part in mixed)
+    images[rows], labels[places], trusted[places] = class_mix(
+        images[rows],
+        labels[places],
+        trusted[places],
+        batch.images[origins],
+        batch.labels[0][origins],
+        len(structures) + 1,
+    )
     return replace(batch, images=images, pseudo_labels=labels, trusted=trusted)
