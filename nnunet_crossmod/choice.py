@@ -69,7 +69,8 @@ def figures_of(model: Path, folds: Sequence[int | str] | None = None) -> Figures
                 sums = counts.plus(sums)
 
     def seen(case: Any, label: int) -> bool:
-        return label in block.cases[case_of(case, ending)].visible
+        known = block.cases[case_of(case, ending)]
+        return label in known.visible and not known.pseudo
 
     sure, even = (float(certainty(sums.doubt)), float(balance(sums.volumes))) if complete and sums else (math.nan,) * 2
     return Figures(model.name.split("__")[-1], tuple(folds), mean_dice(cases, seen), sure, even)

@@ -8,11 +8,11 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 
@@ -41,6 +41,9 @@ __all__ = ["Comparison", "MethodRow", "Run", "cases_seen", "read_method", "roles
 
 WITH_NNUNETS_AUGMENTATION = {"augmentation": "nnunet"}
 """Settings of the second floor, without the strong augmentation that all other rows share."""
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -147,36 +150,45 @@ class Comparison:
             table = self._tables(pd.concat(together, ignore_index=True), titles, roles, block, runs)
         if failures:
             self._record(raw, [run for run in runs if run.method.title in titles], roles)
-            lines = [f"{run.method.title}, {run.name}: {error}" for run, error in failures.items()]
-            raise CrossmodError(f"{len(failures)} of {len(runs)} models are missing: " + "; ".join(lines))
+            raise _missing(failures, runs)
         return cast("pd.DataFrame", table)
 
     def _scores(
         self, runs: Sequence[Run], raw: Path, block: CrossmodBlock, ending: str, ignore: int | None
     ) -> tuple[dict[Run, pd.DataFrame], dict[Run, CrossmodError]]:
-        """Train, predict and evaluate every run; one that fails does not stop the others."""
+        """Train, predict and evaluate every run."""
 
         def scores_of(run: Run) -> pd.DataFrame:
-            print(f"{runs.index(run) + 1}/{len(runs)}  {run.method.title}, {run.name}", flush=True)
-            self._train(run, epochs[run])
             self._predict(run, raw / "imagesTs", ending)
             scores = self._evaluate(run, raw / "labelsTs", block, ending, ignore)
             return cast(
                 "pd.DataFrame", scores.assign(method=run.method.title, run=run.name, seed=run.seed, fold=run.fold)
             )
 
+        return self._train_and(scores_of, runs)
+
+    def _train_and(
+        self, then: Callable[[Run], Result], runs: Sequence[Run]
+    ) -> tuple[dict[Run, Result], dict[Run, CrossmodError]]:
+        """Train what is missing of the runs, and do what comes then; one that fails does not stop the others."""
         # looked up here, as nnU-Net's search for trainers bears no second thread
         epochs = {run: self._epochs(run) for run in runs}
         epochs_left = {run: 0 if (run.results / FINAL).is_file() else epochs[run] for run in runs}
         began, trained = time.monotonic(), 0
-        scores_per_run, failures = {}, {}
+        results, failures = {}, {}
+
+        def carry_out(run: Run) -> Result:
+            print(f"{runs.index(run) + 1}/{len(runs)}  {run.method.title}, {run.name}", flush=True)
+            self._train(run, epochs[run])
+            return then(run)
+
         pool = ThreadPoolExecutor(self.jobs)
         try:
-            futures: dict[Future[pd.DataFrame], Run] = {pool.submit(scores_of, run): run for run in runs}
+            futures: dict[Future[Result], Run] = {pool.submit(carry_out, run): run for run in runs}
             for future in as_completed(futures):
                 run = futures[future]
                 try:
-                    scores_per_run[run] = future.result()
+                    results[run] = future.result()
                 except CrossmodError as error:
                     failures[run] = error
                     print(f"     {run.method.title}, {run.name} failed: {error}", flush=True)
@@ -187,7 +199,7 @@ class Comparison:
                     print(f"     {minutes:.0f} min so far, about {remaining:.0f} min remain", flush=True)
         finally:
             pool.shutdown(cancel_futures=True)
-        return {run: scores_per_run[run] for run in runs if run in scores_per_run}, failures
+        return {run: results[run] for run in runs if run in results}, failures
 
     def _tables(
         self, scores: pd.DataFrame, titles: Sequence[str], roles: Roles, block: CrossmodBlock, runs: Sequence[Run]
@@ -214,24 +226,25 @@ class Comparison:
         """
         runs = self.prepare()
         self._check_trained(runs)
-        # looked up here, as nnU-Net's search for trainers bears no second thread
-        epochs = {run: self._epochs(run) for run in runs}
-
-        def train_and_predict(run: Run) -> None:
-            print(f"{runs.index(run) + 1}/{len(runs)}  {run.method.title}, {run.name}", flush=True)
-            self._train(run, epochs[run])
-            self._predict(run, scans, ending)
-
-        with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(train_and_predict, runs))
+        _, failures = self._train_and(lambda run: self._predict(run, scans, ending), runs)
+        if failures:
+            raise _missing(failures, runs)
         return runs
 
     def check_rows(self) -> None:
-        """Raise :class:`CrossmodError` for a row that is there twice or names no trainer; nothing is imported."""
-        if len({method.title for method in self.methods}) < len(self.methods):
-            raise CrossmodError("-tr names two rows alike: give each trainer, with its settings, once")
+        """Raise :class:`CrossmodError` for a row that is there twice, names no trainer, or has a seed of its own beside
+        ``seeds``; nothing is imported."""
+        there = set()
         for method in self.methods:
             check_trainer(method.trainer)
+            same = (method.trainer, json.dumps(method.settings, sort_keys=True))
+            if same in there:
+                raise CrossmodError(
+                    f"-tr names two rows alike ({method.title}): give each trainer, with its settings, once"
+                )
+            there.add(same)
+            if "seed" in {**(self.settings or {}), **method.settings} and any(seed is not None for seed in self.seeds):
+                raise CrossmodError(f"{method.title} has a seed, and so has --seeds: leave one of them out")
 
     def check_methods(self) -> None:
         """Raise :class:`CrossmodError` for a row that is there twice, an unknown trainer or hyper-parameter."""
@@ -476,6 +489,11 @@ class Comparison:
         write_whole(self.work / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
+def _missing(failures: Mapping[Run, CrossmodError], runs: Sequence[Run]) -> CrossmodError:
+    lines = [f"{run.method.title}, {run.name}: {error}" for run, error in failures.items()]
+    return CrossmodError(f"{len(failures)} of {len(runs)} models are missing: " + "; ".join(lines))
+
+
 def cases_seen(trainer: str, block: CrossmodBlock) -> list[Case]:
     """The cases of a block as a training by that trainer sees them, those that it leaves out not among them."""
     kind = load_trainer(trainer)
@@ -501,7 +519,7 @@ def _labelled_per_step(
 
 def _slug(text: str) -> str:
     """A name for files; where characters are lost, a digest keeps names apart."""
-    plain = re.sub(r"[^\w.=-]+", "-", text.replace('"', ""))
+    plain = re.sub(r"_{2,}", "_", re.sub(r"[^\w.=-]+", "-", text.replace('"', "")))
     if plain == text.replace('"', "").replace(" ", "-") and len(plain) < 120:
         return plain
     return f"{plain[:100]}-{hashlib.sha1(text.encode()).hexdigest()[:8]}"

@@ -9,7 +9,7 @@ from typing import cast
 
 import pandas as pd
 
-from nnunet_crossmod.evaluation.comparison import Roles, shown, to_latex, to_markdown
+from nnunet_crossmod.evaluation.comparison import SPREAD, Roles, shown, to_latex, to_markdown
 
 __all__ = ["CEILING", "FLOOR", "ComparisonTables", "dice_per_scan"]
 
@@ -84,9 +84,8 @@ class ComparisonTables:
     def _notes(self, table: pd.DataFrame) -> str:
         roles = self.roles
         notes = [
-            "Mean over test scans ± standard deviation over seeds (with one seed, none is given); NSD at "
-            f"{self.tolerance:g} mm. A structure missed or invented counts with Dice and NSD 0 and the image's "
-            "diagonal."
+            f"Mean over test scans {SPREAD}; NSD at {self.tolerance:g} mm. A structure missed or invented counts with "
+            "Dice and NSD 0 and the image's diagonal."
         ]
         if roles.floor and roles.ceiling:
             notes.append(f"Gap closed: share of the way in mean Dice from {roles.floor} to {roles.ceiling}.")
@@ -99,7 +98,7 @@ class ComparisonTables:
             )
         if self.seeds < 3:
             notes.append("Fewer than three seeds: differences between rows may be differences between seeds.")
-        fewest = int(table["cases"].min())
+        fewest = int(table["paired"].min())
         notes.append(
             f"p: two-sided Wilcoxon signed-rank test against {roles.against}, mean Dice, paired by scan, not corrected "
             "for the number of rows"

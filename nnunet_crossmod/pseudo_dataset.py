@@ -157,7 +157,8 @@ def write_pseudo_dataset(
     with atomic_folder(preprocessed) as complete:
         write_plans({**planned, "dataset_name": name}, complete)
         for file in (SPLITS, FINGERPRINT):
-            shutil.copyfile(base.preprocessed / file, complete / file)
+            if (base.preprocessed / file).is_file():  # trainings of fold "all" need no splits
+                shutil.copyfile(base.preprocessed / file, complete / file)
         shutil.copyfile(raw / "dataset.json", complete / "dataset.json")
         preprocess(id_of(name), configuration, plans, preprocessed=complete.parent, log=log)
 
@@ -173,7 +174,8 @@ def _write_raw(base: BaseDataset, raw: Path, labels: Path, description: Mapping[
         for part in ("imagesTs", "labelsTs"):
             for file in sorted((base.raw / part).glob(f"*{ending}")):
                 link_or_copy(file, complete / part / file.name)
-        shutil.copyfile(base.preprocessed / SPLITS, complete / SPLITS)
+        if (base.preprocessed / SPLITS).is_file():
+            shutil.copyfile(base.preprocessed / SPLITS, complete / SPLITS)
         (complete / "dataset.json").write_text(
             json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -194,6 +196,6 @@ def _check_same(folder: Path, description: Mapping[str, Any]) -> None:
     there = read_json(folder / "dataset.json", f"remove {folder}")
     if there != description:
         raise CrossmodError(
-            f"{folder} exists and does not hold these pseudo-labels: remove it, and everything trained on it, or name "
-            "another id with --out-id"
+            f"{folder} exists and does not hold these pseudo-labels: remove it, and everything trained on it, or begin "
+            "anew with another --work and --out-id"
         )

@@ -29,7 +29,7 @@ from nnunet_crossmod.agreement import (
 )
 from nnunet_crossmod.compare import Comparison, MethodRow, Run, cases_seen
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import load_trainer, read_json
+from nnunet_crossmod.paths import load_trainer, read_json, write_whole
 from nnunet_crossmod.pictures.kept_labels import kept_label_grid, most_telling_slice
 from nnunet_crossmod.pseudo_dataset import BaseDataset, free_id, id_of, write_pseudo_dataset
 from nnunet_crossmod.raw.atomic_folder import atomic_folder, link_or_copy
@@ -168,7 +168,7 @@ class SelfTraining:
                 names.append(f"Dataset{free_id(following):03d}_{plain}_pseudo{number}")
             following = id_of(names[number - 1]) + 1
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**record, "pseudo_labelled": names}, indent=2) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps({**record, "pseudo_labelled": names}, indent=2) + "\n")
         return names
 
     def _link_scans(self, base: BaseDataset) -> Path:
@@ -225,7 +225,7 @@ class SelfTraining:
                 label.CopyInformation(image)
                 sitk.WriteImage(label, str(complete / f"{case}{ending}"), useCompression=True)
         table = pd.DataFrame(rows)
-        table.to_csv(folder / AGREEMENT, index=False)
+        write_whole(folder / AGREEMENT, table.to_csv(index=False))
         least = least_agreed(table).index[:ROWS_OF_PICTURE]
         kept_label_grid([slices[str(case)] for case in least], structures, folder / PICTURE)
         return table, digest.hexdigest()

@@ -220,6 +220,9 @@ def test_a_row_without_labels_is_told_before_anything_is_trained(
         ([], ["SourceOnlyTrainer", "BestTrainer"], "there is no trainer 'BestTrainer'"),
         ([], ["SourceOnlyTrainer fpc_weight=1"], "which SourceOnlyTrainer does not have"),
         ([], ["SourceOnlyTrainer", "SourceOnlyTrainer"], "two rows alike"),
+        ([], ["AICLTrainer fpc_weight=0.5", "AICLTrainer  fpc_weight=0.50"], "two rows alike"),
+        (["--seeds", "0", "1"], ["AICLTrainer seed=5"], "has a seed, and so has --seeds"),
+        (["--seeds", "0", "--set", "seed=5"], ROWS, "has a seed, and so has --seeds"),
         (["-p", "otherPlans"], ROWS, "otherPlans.json does not exist"),
         (["--ceiling", "nnUNetTrainer"], ROWS, "is not among the rows"),
     ],
@@ -230,6 +233,16 @@ def test_wrong_rows_are_refused_before_anything_is_trained(
     assert call(tmp_path, *more, rows=rows) == 1
     assert says in capsys.readouterr().err
     assert commands.done == []
+
+
+def test_a_row_may_name_a_translator(commands: Commands, tmp_path: Path) -> None:
+    """The folders of models hold two underscores in a row, which nnU-Net does not bear in the name of plans."""
+    checkpoint = tmp_path / "GLUATrainer__nnUNetPlans__2d" / "fold_0" / "checkpoint_final.pth"
+    assert call(tmp_path / "work", rows=[f"GLUATrainer translator_checkpoint={checkpoint}"]) == 0
+    plans = commands.done[0][2]
+    assert "__" not in plans
+    written = json.loads((commands.preprocessed / f"{plans}.json").read_text())
+    assert written["crossmod"]["translator_checkpoint"] == str(checkpoint)
 
 
 def test_plans_of_that_name_made_from_others_are_refused(

@@ -196,7 +196,8 @@ class EAMTrainer(CrossModalTrainer):
             seen = [self.attention(m)[scale].predict(outputs.maps[m][scale].attention) for m, _ in present]
             size = seen[0].shape[2:]
             known = (torch.cat([labels_at(maps[rows], size) for _, rows in present]) for maps in (labels, trusted))
-            terms.append(self.teacher_share * trusted_dice_ce(torch.cat(seen), *known))
+            taught = trusted_dice_ce(torch.cat(seen), *known)
+            terms.append(self.teacher_weight * self.teacher_share * taught)
         return terms
 
     def image_consistency(self, outputs: Outputs) -> Tensor:
@@ -210,8 +211,8 @@ class EAMTrainer(CrossModalTrainer):
             terms.append(image_consistency_of_all(correlations, self.icr_temperature))
         return self.summed_over_scales(terms)
 
-    def correlations(self, modality: str, seen: SemanticMaps, pairs: int) -> Tensor:
-        """E (Eq. 6-8) of a modality's first samples (pairs, z, z)."""
+    def correlations(self, modality: str, seen: SemanticMaps, pairs: int | None = None) -> Tensor:
+        """E (Eq. 6-8) of a modality's first samples, or of all (pairs, z, z), as L_icr compares it."""
         correlations = semantic_correlations(seen.attention[:pairs], seen.kernels[:pairs])
         if self.standardised:
             correlations = correlations / correlations.float().std((1, 2), keepdim=True).clamp(min=1e-6)
@@ -234,7 +235,7 @@ class EAMTrainer(CrossModalTrainer):
         draw_correlations(
             {
                 modality: [
-                    (semantic_correlations(*seen) / self.icr_temperature).softmax(2).mean(0).cpu().numpy()
+                    (self.correlations(modality, seen) / self.icr_temperature).softmax(2).mean(0).cpu().numpy()
                     for seen in scales
                 ]
                 for modality, scales in maps.items()

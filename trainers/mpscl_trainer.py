@@ -24,7 +24,7 @@ from nnunet_crossmod.losses import (
 from nnunet_crossmod.losses.processes import summed
 from nnunet_crossmod.nn import DiscriminatorDesign
 from nnunet_crossmod.prototypes import PrototypeBank, class_sums
-from nnunet_crossmod.pseudo_labels import confident, labels_at, self_paced, valid_shares
+from nnunet_crossmod.pseudo_labels import confident, labels_at, valid_shares
 from nnunet_crossmod.training import CrossModalTrainer, Losses, Player
 from nnunet_crossmod.training.hyperparameters import Angle, Bounds, Count, Index, Momentum, Positive, Share, Weight
 
@@ -266,5 +266,5 @@ class MPSCLTrainer(AdvEntTrainer):
         target = batch.target
         features = self.bare_network(target.images, target.modality, features=True).decoder[self.stage]
         features, centers = self.about_centre(features)
-        labels, valid = self_paced(features, centers, self.confidence_threshold)
+        labels, valid = self.labelled(batch, prototype_cosines(features, centers), centers)
         pseudo_label_grid(target.images[:, 0], labels, valid, self.block.labels, folder / "pseudo_labels.png")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nnunet_crossmod.commands.arguments import add_training_arguments, check_numbers
 from nnunet_crossmod.errors import CrossmodError
-from nnunet_crossmod.paths import FINAL, check_output_folder, device_of
+from nnunet_crossmod.paths import FINAL, check_output_folder, device_of, write_whole
 from nnunet_crossmod.plans import read_setting
 
 
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         members = [Member(model.run.results.parent, model.run.fold, model.checkpoint) for model in models]
         table = predict_by_all(members, cases, modalities, args.output, device=device, mirroring=not args.disable_tta)
-        table.to_csv(args.work / NEW_SCANS, index=False)
+        write_whole(args.work / NEW_SCANS, table.to_csv(index=False))
         print(f"{args.output}: {len(cases)} cases predicted, agreement in agreement.csv; least: {look_at_first(table)}")
         print(f"With reference labels: crossmod evaluate -d {args.dataset} -p {args.output} -g LABELS")
     print(f"Next: crossmod report -d {args.dataset} -i {args.work}")

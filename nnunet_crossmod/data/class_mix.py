@@ -58,7 +58,7 @@ def with_class_mix(batch: CrossModalBatch, share: float) -> CrossModalBatch:
 
     Args:
         batch: with pseudo-labels of its target samples.
-        share: of the target samples, rounded; fewer where there are fewer samples to take structures from.
+        share: probability of a target sample; there may be fewer source samples than it wants.
     """
     assert batch.pseudo_labels is not None
     assert batch.trusted is not None
@@ -70,10 +70,12 @@ def with_class_mix(batch: CrossModalBatch, share: float) -> CrossModalBatch:
         if case.modality in batch.block.source and structures <= case.visible
     ]
     free = [place for place, row in enumerate(of_target) if not batch.cases[row].annotated]
-    number = min(round(share * len(of_target)), len(free), len(given))
-    if not number:
+    # drawn on the host, where samples are chosen: the device is not waited for
+    wanted = [free[i] for i in torch.randperm(len(free)).tolist() if torch.rand(()).item() < share]
+    origins = [given[i] for i in torch.randperm(len(given)).tolist()][: len(wanted)]
+    places = wanted[: len(origins)]
+    if not places:
         return batch
-    places, origins = free[:number], given[:number]
     rows = [of_target[place] for place in places]
     images, labels, trusted = batch.images.clone(), batch.pseudo_labels.clone(), batch.trusted.clone()
     images[rows], labels[places], trusted[places] = class_mix(

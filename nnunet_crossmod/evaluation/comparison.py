@@ -18,6 +18,10 @@ MEAN = "mean"
 RECORD = "comparison.json"  # in the work folder of a comparison: its methods, runs and roles
 
 
+SPREAD = "± standard deviation over seeds (over folds where no seed is given; none where there is one)"
+"""What the tables say of it."""
+
+
 class Roles(NamedTuple):
     """Names of the rows with a role: lower and upper bound of the gap, and the row that others are tested against."""
 

@@ -31,6 +31,21 @@ __all__ = ["Exported", "export_model", "stock_dataset_json", "stock_plans"]
 
 TRAINER = "nnUNetTrainer"
 TOLERANCE = 1e-5
+OF_NNUNET = (
+    "channel_names",
+    "labels",
+    "regions_class_order",
+    "file_ending",
+    "overwrite_image_reader_writer",
+    "numTraining",
+    "name",
+    "description",
+    "reference",
+    "citation",
+    "licence",
+    "release",
+)
+"""What a ``dataset.json`` keeps in the zip."""
 _DATASET_NAME = re.compile(r"Dataset\d{3}_\S+")
 
 
@@ -153,8 +168,11 @@ def stock_plans(plans: Mapping[str, Any], name: str, dataset: str) -> dict[str, 
 
 
 def stock_dataset_json(dataset_json: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``dataset.json`` without the modality channel and the cases' block, and with where the model comes from."""
-    stock = {name: deepcopy(value) for name, value in dataset_json.items() if name != "crossmod"}
+    """What nnU-Net reads of a ``dataset.json``, without the modality channel, and where the model comes from.
+
+    All else stays behind: the cases' block, what a conversion recorded, paths; case names are patients.
+    """
+    stock = {name: deepcopy(value) for name, value in dataset_json.items() if name in OF_NNUNET}
     stock["channel_names"] = _without_last_channel(stock["channel_names"])
     stock["exported_from"] = dict(provenance)
     return stock

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import read_scores
-from nnunet_crossmod.evaluation.comparison import RECORD, Roles, compare, shown
+from nnunet_crossmod.evaluation.comparison import RECORD, SPREAD, Roles, compare, shown
 from nnunet_crossmod.inference.trained_model import untranslated
 from nnunet_crossmod.paths import (
     FINAL,
@@ -42,6 +42,7 @@ class _Run:
     name: str
     results: Path
     work: Path | None = None
+    seed: int | None = None
 
 
 def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "cpu", embeddings: bool = True) -> Path:
@@ -106,7 +107,10 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
 
 
 def _runs_of(record: Mapping[str, Any], work: Path) -> list[_Run]:
-    return [_Run(r["method"]["title"], r["run"], Path(r["results"]), work / r["work"]) for r in record["runs"]]
+    return [
+        _Run(run["method"]["title"], run["run"], Path(run["results"]), work / run["work"], run["seed"])
+        for run in record["runs"]
+    ]
 
 
 def _trainings(dataset: str) -> list[_Run]:
@@ -127,7 +131,7 @@ def _scores(run: _Run) -> pd.DataFrame:
     file = (run.work or Path()) / "metrics.csv"
     if not file.is_file():
         raise CrossmodError(f"{file} does not exist: let crossmod compare finish first")
-    scores: pd.DataFrame = read_scores(file).assign(method=run.method, run=run.name)
+    scores: pd.DataFrame = read_scores(file).assign(method=run.method, run=run.name, seed=run.seed)
     return scores
 
 
@@ -198,8 +202,8 @@ def _tables(scores: pd.DataFrame, compared: pd.DataFrame, roles: Roles, block: C
         per_case = dice[rows["method"].tolist()].map(lambda value: "–" if pd.isna(value) else f"{value:.3f}")
         runs = ", ".join(f"{method}: {number}" for method, number in zip(rows["method"], rows["runs"], strict=True))
         note = (
-            f"Mean over {_counted(int(rows['cases'].iloc[0]), 'test scan')} ± standard deviation over seeds (with one "
-            f"seed, none is given); a scan's score is its mean over the runs ({runs})."
+            f"Mean over {_counted(int(rows['cases'].iloc[0]), 'test scan')} {SPREAD}; a scan's score is its mean over "
+            f"the runs ({runs})."
         )
         if roles.against:
             note += f" p: Wilcoxon signed-rank, two-sided, paired by scan, against {roles.against}, uncorrected."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from nnunet_crossmod.evaluation.comparison import SPREAD
 from nnunet_crossmod.evaluation.metrics import CONVENTIONS
 
 __all__ = ["SELECTION", "meaning_of_loss", "meanings_of_columns"]
@@ -79,7 +80,7 @@ def meanings_of_columns(tolerance: float) -> dict[str, str]:
         f"{CONVENTIONS['nsd']}",
         "surface": CONVENTIONS["surface"],
         "mean": CONVENTIONS["mean"],
-        "±": "standard deviation over seeds, or over runs without seeds",
+        "±": SPREAD.removeprefix("± "),
         "missed": f"structures that are {CONVENTIONS['missed']}",
         "invented": f"structures that are {CONVENTIONS['invented']}",
         "gap closed": "(method − floor) / (ceiling − floor) in mean Dice: 0 % at the floor, trained on the source "

@@ -21,6 +21,7 @@ from nnunet_crossmod.data import (
     GinSamples,
     IntensityAugmentation,
     representative_patches,
+    with_class_mix,
 )
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.nn import DiscriminatorDesign, ModalityUNet, build_discriminator
@@ -85,9 +86,9 @@ class Method:
     """Self-training: the network's moving average labels the target scans, and is the model that predicts."""
     teacher_weight: Weight = 1.0
     teacher_start: Share = 0.5
-    """Share of the training after which the teacher's labels count."""
+    """Share of the segmenter's training after which the teacher's labels count."""
     teacher_ramp: Share = 0.2
-    """Share of the training in which their weight grows to ``teacher_weight``."""
+    """Share of it in which their weight grows to ``teacher_weight``."""
     teacher_momentum: Momentum = 0.99
     teacher_confidence: Share = 0.95
     """Confidence of the teacher that is always enough."""
@@ -248,7 +249,10 @@ class Method:
     @property
     def teacher_share(self) -> float:
         """Weight of the teacher's labels in this step, as a share of ``teacher_weight``."""
-        return ramp(self.progress, self.teacher_start, self.teacher_ramp) if self.teaching is not None else 0.0
+        if self.teaching is None:
+            return 0.0
+        first = self.segmenter.first_epoch / self.num_epochs
+        return ramp((self.progress - first) / (1 - first), self.teacher_start, self.teacher_ramp)
 
     def joined(self, start: float) -> float:
         """Share of its weight, 0 … 1, that a term of adaptation has in this step.
@@ -274,13 +278,17 @@ class Method:
             raise CrossmodError(f"{name} = {getattr(self, name)} must be {must_be}: set it with crossmod configure")
 
     def intensity_augmentation(self) -> IntensityAugmentation:
-        """What the step does to intensities; where nothing is switched on, the loader does nnU-Net's part by itself."""
+        """What the step does to intensities; where nothing asks for images as they are, the loader does nnU-Net's part
+        by itself. A teacher labels them as they are."""
         curves, gin = self.curve_probability or 0.0, self.gin or "off"
-        in_step = self.augments_in_objective or gin != "off" or curves > 0
+        in_step = self.augments_in_objective or gin != "off" or curves > 0 or self.teacher
         return IntensityAugmentation(curves, gin, self.gin_probability, in_step, self.short_first_axis)
 
     def augmented(self, batch: CrossModalBatch) -> CrossModalBatch:
-        """The batch with its intensities augmented, as far as that is done in the step."""
+        """The batch as a network learns from it: source structures pasted into the target, as ``teacher_mix`` says,
+        and intensities augmented, as far as that is done in the step."""
+        if batch.pseudo_labels is not None and self.teacher_mix > 0:
+            batch = with_class_mix(batch, self.teacher_mix)
         return self.intensity_augmentation()(batch)
 
     def supervised_loss(self, logits: Sequence[Tensor], batch: CrossModalBatch) -> Tensor:

@@ -26,7 +26,6 @@ from nnunet_crossmod.data import (
     RegisteredDataLoader,
     RegisteredScans,
     spatial_part,
-    with_class_mix,
 )
 from nnunet_crossmod.errors import CrossmodError, report_errors_in_one_line
 from nnunet_crossmod.losses import trusted_dice_ce
@@ -362,26 +361,20 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
         assert self.teaching is not None
         with torch.no_grad(), self._autocast():
             target = batch.target
-            batch = batch.with_pseudo_labels(*self.teaching.label(target.images, target.modality))
-        return with_class_mix(batch, self.teacher_mix) if self.teacher_mix > 0 else batch
+            return batch.with_pseudo_labels(*self.teaching.label(target.images, target.modality))
 
     def _complete_objective(self, losses: Losses, batch: CrossModalBatch, outputs: Any) -> None:
         """What the base adds to the segmenter's terms: bounds for those of adaptation, the teacher's, figures."""
         if self.gradient_share is not None:
             scaler = self.grad_scaler
             self.gradient_share.hold(losses, self.step, *([] if scaler is None else [scaler.scale]))
-        if batch.pseudo_labels is not None:
-            losses.add("teacher", self._teacher_term(batch, outputs), self.teacher_weight * self.teacher_share)
-        if self.step % FIGURES_EVERY == 0:
-            shown, logits = getattr(outputs, "batch", batch), outputs.logits[0]
-            if len(logits) == len(shown.images):
-                is_target = [case.modality in self.block.target for case in shown.cases]
-                losses.figures |= target_figures(logits, is_target, self.block.labels)
-
-    def _teacher_term(self, batch: CrossModalBatch, outputs: Any) -> Tensor:
-        assert batch.pseudo_labels is not None
-        assert batch.trusted is not None
-        return trusted_dice_ce(outputs.logits[0][batch.target_rows], batch.pseudo_labels, batch.trusted)
+        shown, logits = getattr(outputs, "batch", batch), outputs.logits[0]
+        if shown.pseudo_labels is not None and shown.trusted is not None:
+            taught = trusted_dice_ce(logits[shown.target_rows], shown.pseudo_labels, shown.trusted)
+            losses.add("teacher", taught, self.teacher_weight * self.teacher_share)
+        if self.step % FIGURES_EVERY == 0 and len(logits) == len(shown.images):
+            is_target = [case.modality in self.block.target for case in shown.cases]
+            losses.figures |= target_figures(logits, is_target, self.block.labels)
 
     def _predicting(self) -> AbstractContextManager[None]:
         """As long as this lasts the network is the one that predicts: the teacher where there is one."""

@@ -42,8 +42,23 @@ def test_annotated_targets_and_unannotated_sources_take_no_part() -> None:
     batch = CrossModalBatch(images, (labels,), torch.tensor([0, 1, 0, 1, 1]), tuple(cases), block)
     nothing = torch.zeros(3, 8, 8, dtype=torch.long)
     batch = batch.with_pseudo_labels(nothing, nothing.bool())
-    mixed = with_class_mix(batch, 1.0)
-    assert mixed.images[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 4]
-    assert mixed.pseudo_labels is not None
-    assert mixed.pseudo_labels[:, 0, 0].tolist() == [0, 1, 0]
-    assert torch.equal(with_class_mix(batch, 0.1).images, batch.images)
+    torch.manual_seed(0)
+    found = set()
+    for _ in range(20):
+        mixed = with_class_mix(batch, 1.0)
+        assert mixed.pseudo_labels is not None
+        found.add((*mixed.images[:, 0, 0, 0].tolist(), *mixed.pseudo_labels[:, 0, 0].tolist()))
+    assert found == {(0, 1, 2, 0, 4, 0, 1, 0), (0, 1, 2, 3, 0, 0, 0, 1)}  # whichever of the two: "a" is all there is
+    assert torch.equal(with_class_mix(batch, 0.0).images, batch.images)
+
+
+def test_the_share_is_that_of_many_steps() -> None:
+    """However few samples a step has."""
+    cases = [Case("a", "MR", frozenset({1}), "a"), Case("b", "CT", frozenset(), "b")]
+    block = CrossmodBlock(("MR", "CT"), ("MR",), ("CT",), {c.name: c for c in cases}, {"x": 1})
+    images, labels = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 8, 8), torch.ones(2, 8, 8, dtype=torch.long)
+    batch = CrossModalBatch(images, (labels,), torch.tensor([0, 1]), tuple(cases), block)
+    batch = batch.with_pseudo_labels(torch.zeros(1, 8, 8, dtype=torch.long), torch.zeros(1, 8, 8, dtype=torch.bool))
+    torch.manual_seed(0)
+    mixed = [float(with_class_mix(batch, 0.5).images[1, 0, 0, 0]) == 0 for _ in range(200)]
+    assert sum(mixed) / len(mixed) == pytest.approx(0.5, abs=0.1)

@@ -19,7 +19,7 @@ from support import swin_unetr
 
 from nnunet_crossmod.cli import main
 from nnunet_crossmod.inference import Predictor, export
-from nnunet_crossmod.inference.export import export_model, stock_plans
+from nnunet_crossmod.inference.export import OF_NNUNET, export_model, stock_plans
 from nnunet_crossmod.nn import ModalityUNet
 from nnunet_crossmod.paths import trainer_names
 
@@ -147,6 +147,9 @@ def test_a_network_that_nnunet_has_not_is_exported_and_says_what_it_needs(
 
 def test_nothing_of_this_package_is_left(make_model: MakeModel, tmp_path: Path) -> None:
     folder = make_model()
+    described = json.loads((folder / "dataset.json").read_text())
+    described |= {"conversion": {"renamed": {"a_lge": "Müller"}}, "dataset": {"a_lge": {"images": ["/home/x"]}}}
+    (folder / "dataset.json").write_text(json.dumps({**described, "licence": "CC"}))
     (folder / "dataset_fingerprint.json").write_text(
         json.dumps({"foreground_intensity_properties_per_channel": {"0": {"mean": 1}, "1": {"mean": 2}}})
     )
@@ -171,7 +174,8 @@ def test_nothing_of_this_package_is_left(make_model: MakeModel, tmp_path: Path) 
     assert fingerprint == {"foreground_intensity_properties_per_channel": {"0": {"mean": 1}}}
     plans, dataset_json = texts["plans"], texts["dataset"]
     assert "crossmod" not in plans
-    assert "crossmod" not in dataset_json
+    assert set(dataset_json) <= {*OF_NNUNET, "exported_from"}
+    assert dataset_json["licence"] == "CC"
     assert dataset_json["channel_names"] == {"0": "image"}
     assert dataset_json["exported_from"]["modality"] == "lge"
     assert list(plans["foreground_intensity_properties_per_channel"]) == ["0"]

@@ -100,6 +100,16 @@ def test_agreement_of_the_models_of_a_row(commands: Commands, tmp_path: Path) ->
     assert "rank correlation of agreement with Dice too few scans" in page
 
 
+def test_folds_of_one_seed_are_no_spread(commands: Commands, tmp_path: Path) -> None:
+    """As in the tables of ``crossmod compare``."""
+    work = tmp_path / "work"
+    assert call(work, "--seeds", "0", "-f", "0", "1", rows=["SourceOnlyTrainer"]) == 0
+    assert main(["report", "-d", "901", "-i", str(work), "-o", str(tmp_path / "r.html"), "--no-embeddings"]) == 0
+    for text in ((work / "table.md").read_text(), (tmp_path / "r.html").read_text()):
+        assert "± standard deviation over seeds" in text
+        assert not re.search(r"\d ± ", text)
+
+
 def test_without_a_comparison_it_shows_the_trainings(compared: Path, tmp_path: Path) -> None:
     assert main(["report", "-d", "901", "-i", str(tmp_path), "-o", str(tmp_path / "r.html"), "--no-embeddings"]) == 0
     page = (tmp_path / "r.html").read_text()

@@ -161,8 +161,10 @@ def test_without_annotation_the_source_guides_the_target(make_trainer: MakeTrain
     assert all(gradient.any() for gradient in gradients[scales:])
 
 
-def test_a_teacher_s_labels_reach_the_target_s_maps(make_trainer: MakeTrainer) -> None:
-    trainer = started(make_trainer("EAMTrainer", teacher=True, teacher_start=0.0, teacher_ramp=0.0))
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_teacher_s_labels_reach_the_target_s_maps(weight: float, make_trainer: MakeTrainer) -> None:
+    at_once = {"teacher_start": 0.0, "teacher_ramp": 0.0}
+    trainer = started(make_trainer("EAMTrainer", teacher=True, teacher_weight=weight, **at_once))
     batch = make_batch(trainer)
     outputs = trainer.forward(batch)
     labels = torch.ones(len(batch.target.images), *batch.images.shape[2:], dtype=torch.long)
@@ -170,6 +172,9 @@ def test_a_teacher_s_labels_reach_the_target_s_maps(make_trainer: MakeTrainer) -
     unsure = trainer.auxiliary(batch.with_pseudo_labels(labels, torch.zeros_like(labels, dtype=torch.bool)), outputs)
     taught = trainer.auxiliary(batch.with_pseudo_labels(labels, torch.ones_like(labels, dtype=torch.bool)), outputs)
     torch.testing.assert_close(unsure, without)
+    if not weight:
+        torch.testing.assert_close(taught, without)
+        return
     assert taught > without
     target = outputs.maps["lge"][0].attention
     assert torch.autograd.grad(taught, target)[0].any()

@@ -100,8 +100,10 @@ def test_it_stands_in_for_the_student_and_gives_the_place_back() -> None:
 # ---- under the trainers ------------------------------------------------------------------------------------------
 
 
-def test_it_joins_after_its_warm_up_and_labels_the_target_alone(make_trainer: MakeTrainer) -> None:
-    trainer = started(make_trainer("MeanTeacherTrainer", num_epochs=2, teacher_start=0.5))
+@pytest.mark.parametrize("augmentation", ["strong", "nnunet"])
+def test_it_joins_after_its_warm_up_and_labels_the_target_alone(augmentation: str, make_trainer: MakeTrainer) -> None:
+    trainer = started(make_trainer("MeanTeacherTrainer", num_epochs=2, teacher_start=0.5, augmentation=augmentation))
+    assert trainer.intensity_augmentation().nnunet  # in the step, not by the loader
     first = trainer.train_step(next(trainer.dataloader_train))
     assert "segmenter/teacher" not in first["terms"]
     trainer.current_epoch = 1
@@ -115,6 +117,8 @@ def test_it_joins_after_its_warm_up_and_labels_the_target_alone(make_trainer: Ma
     assert torch.isfinite(terms["segmenter/teacher"])
     images, modality = labelled[0]
     assert torch.equal(images, loaded["data"][1::2])  # as they are, without intensity augmentation
+    if augmentation == "strong":  # nnU-Net's own may leave a few samples as they are
+        assert not torch.equal(trainer.last_batch.target.images, images)
     assert set(modality.tolist()) == {1}
 
 
@@ -134,11 +138,25 @@ def test_any_trainer_can_have_one(name: str, make_trainer: MakeTrainer) -> None:
     ],
 )
 def test_translating_trainers_can_have_one(name: str, settings: dict[str, Any], make_trainer: MakeTrainer) -> None:
-    trainer = started(make_trainer(name, teacher=True, **AT_ONCE, **settings))
+    trainer = started(make_trainer(name, teacher=True, teacher_mix=1.0, **AT_ONCE, **settings))
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
-    terms = trainer.train_step(next(trainer.dataloader_train))["terms"]
+    loaded = next(trainer.dataloader_train)
+    terms = trainer.train_step(loaded)["terms"]
     assert torch.isfinite(terms["segmenter/teacher"])
+    assert torch.equal(trainer.last_batch.images, loaded["data"])  # nothing is pasted into what a translator sees
+
+
+def test_it_waits_for_a_segmenter_that_joins_late(make_trainer: MakeTrainer) -> None:
+    small = {"style_width": 4, "style_blocks": 1, "image_discriminator_width": 4}
+    late = {"num_epochs": 8, "stage_1": 0.5, "teacher_start": 0.5, "teacher_ramp": 0.25}
+    trainer = started(make_trainer("GLUATrainer", teacher=True, **late, **small))
+    shares = []
+    for epoch in range(8):
+        trainer.current_epoch = epoch
+        trainer.iteration = 0
+        shares.append(trainer.teacher_share)
+    assert shares == [0, 0, 0, 0, 0, 0, 0, 1]
 
 
 def test_a_trainer_that_sees_no_target_refuses_it(make_trainer: MakeTrainer) -> None:
