@@ -267,11 +267,14 @@ def test_the_report_shows_the_rounds(machine: Machine, tmp_path: Path) -> None:
     work = tmp_path / "work"
     assert call(work) == 0
     assert main(["report", "-d", "901", "-i", str(work), "-o", str(tmp_path / "r.html"), "--no-embeddings"]) == 1
-    next(folder("nnUNet_results", "").rglob("fold_0")).joinpath("losses.jsonl").write_text('{"epoch": 0}\n')
+    for file in folder("nnUNet_results", "").rglob("fold_0"):
+        (file / "losses.jsonl").write_text('{"epoch": 0, "segmenter/sup": 1.0}\n')
     assert main(["report", "-d", "901", "-i", str(work), "-o", str(tmp_path / "r.html"), "--no-embeddings"]) == 0
     page = (tmp_path / "r.html").read_text()
     for words in ("What to trust without labels", "Round 0 of self-training", "with the round before", "Round 1, what"):
         assert words in page
+    for dataset in ("", ", Dataset902_Phantom_pseudo1"):
+        assert f"MeanTeacherTrainer__nnUNetPlans_seed0__2d{dataset}<" in page
 
 
 @pytest.mark.parametrize(

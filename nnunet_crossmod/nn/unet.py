@@ -209,7 +209,7 @@ def build_unet(
     if not hasattr(getattr(unet, "decoder", None), "transpconvs"):
         raise UnsupportedError(
             f"{architecture['network_class_name']} has no U-Net decoder: use nnU-Net's default or ResEnc planner, or "
-            'SwinUNETR by "crossmod configure --network swin_unetr"'
+            'SwinUNETR by "crossmod configure … --network swin_unetr"'
         )
     if conditioning != "none":
         part = unet.encoder if conditioning == "encoder" else unet

@@ -32,6 +32,7 @@ from nnunet_crossmod.report.charts import METHOD_COLOURS, SHAPES, line_chart, me
 from nnunet_crossmod.report.page import Entry, Figure, Group, Key, Section, picture, render
 from nnunet_crossmod.report.terms import SELECTION, meaning_of_loss, meanings_of_columns
 from nnunet_crossmod.report.trust import agreement_of_predictions, trust
+from nnunet_crossmod.self_training import rounds_of
 
 __all__ = ["write_report"]
 
@@ -67,7 +68,7 @@ def write_report(dataset: int | str, work: Path, file: Path, *, device: str = "c
     record = read_json(work / RECORD, "run crossmod compare again") if (work / RECORD).is_file() else None
     if record is not None and record["dataset"] != name:
         raise CrossmodError(f"{work} compares {record['dataset']}, not {name}: name another folder with -i")
-    runs = _runs_of(record, work) if record else _trainings(name)
+    runs = _runs_of(record, work) if record else _trainings([name, *rounds_of(work, name)])
     if not runs:
         raise CrossmodError(
             f"{work} holds no comparison and $nnUNet_results no training of {name}: run crossmod compare"
@@ -113,9 +114,14 @@ def _runs_of(record: Mapping[str, Any], work: Path) -> list[_Run]:
     ]
 
 
-def _trainings(dataset: str) -> list[_Run]:
-    files = sorted((nnunet_folder("nnUNet_results") / dataset).glob("*/fold_*/losses.jsonl"))
-    return [_Run(file.parents[1].name, file.parent.name, file.parent) for file in files]
+def _trainings(datasets: Sequence[str]) -> list[_Run]:
+    """Those of a data set, and of others beside it, which are named."""
+    results = nnunet_folder("nnUNet_results")
+    return [
+        _Run(f"{file.parents[1].name}{'' if dataset == datasets[0] else f', {dataset}'}", file.parent.name, file.parent)
+        for dataset in datasets
+        for file in sorted((results / dataset).glob("*/fold_*/losses.jsonl"))
+    ]
 
 
 def _name_of(dataset_json: Path) -> str:
