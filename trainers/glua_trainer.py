@@ -69,7 +69,6 @@ class GLUATrainer(TranslatingTrainer):
         "cpu": {"stage_1": 0.5, "style_width": 16, "image_discriminator_width": 16, "local_discriminator_width": 64},
         "paper": {
             "raw_share": 0.0,
-            "mask_source": False,
             "optimizer_name": "sgd",
             "weight_decay": 5e-4,
             "reconstruction_weight": 20.0,
@@ -106,9 +105,6 @@ class GLUATrainer(TranslatingTrainer):
     feature_side: FeatureSide = "encoder"
     feature_stage: Index | None = None
     """Of the features that D1 sees; ``null`` is the encoder's bottleneck, or the decoder's full resolution."""
-    mask_source: bool = True
-    """Whether features of the source pass the mask, too: of masked features that no label has shown to the decoder it
-    makes less, the surer D1 is. The paper masks the target's alone."""
     mask_detached: bool = False
     global_alignment: bool = True
     global_weight: Weight = 0.01
@@ -151,8 +147,7 @@ class GLUATrainer(TranslatingTrainer):
         if not options["local_alignment"]:
             return build()
         tap = (options["feature_side"], options["feature_stage"], options["local_discriminator_width"])
-        masked = options["modalities" if options["mask_source"] else "target_modalities"]
-        planned = (configuration.patch_size, configuration.pool_op_kernel_sizes, masked)
+        planned = (configuration.patch_size, configuration.pool_op_kernel_sizes, options["target_modalities"])
         detached, game = options["mask_detached"], options["gan_loss"]
         return build_aligned_unet(build(), *planned, *tap, detached=detached, game=game)
 

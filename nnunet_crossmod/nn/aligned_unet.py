@@ -1,4 +1,4 @@
-"""A U-Net that holds a domain discriminator of its own features and masks features by it (GLUA)."""
+"""A U-Net that holds a domain discriminator of its own features and masks the target's features by it (GLUA)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AlignedFeatureMaps(NamedTuple):
 
 
 class AlignedUNet(ModalityUNet):
-    """:class:`ModalityUNet` whose features at one stage pass :func:`local_feature_mask`, for some modalities alone.
+    """:class:`ModalityUNet` whose features at one stage pass :func:`local_feature_mask`, for target modalities alone.
 
     Everything after the tapped stage sees the masked features. The discriminator is part of the network, since
     inference needs it, but frozen: gradients run through it to the features and never into its weights, until a player
@@ -41,7 +41,7 @@ class AlignedUNet(ModalityUNet):
     Args:
         unet: the network to extend; its encoder and decoder are taken over.
         discriminator: features (n, c, *f) → logits (n, 1, *f).
-        masked: names of the modalities whose features pass the mask; the target's, in the paper.
+        targets: names of the target modalities.
         side: whether the tapped stage is one of the encoder or of the decoder.
         stage: its index, 0 at full resolution.
         detached: take the mask as a constant instead of as a function of the features.
@@ -51,13 +51,13 @@ class AlignedUNet(ModalityUNet):
         ValueError: a stage that the network does not have.
     """
 
-    passes_mask: Tensor
+    is_target: Tensor
 
     def __init__(
         self,
         unet: ModalityUNet,
         discriminator: nn.Module,
-        masked: Sequence[str],
+        targets: Sequence[str],
         side: FeatureSide,
         stage: int,
         detached: bool = False,
@@ -71,8 +71,8 @@ class AlignedUNet(ModalityUNet):
         self.tap = (side, stage)
         self.detached = detached
         self.game: Game = game
-        passes_mask = torch.tensor([name in masked for name in self.modalities])
-        self.register_buffer("passes_mask", passes_mask, persistent=False)
+        is_target = torch.tensor([name in targets for name in self.modalities])
+        self.register_buffer("is_target", is_target, persistent=False)
 
     def forward(  # type: ignore[override]
         self, x: Tensor, modality: Tensor | None = None, features: bool = False
@@ -111,20 +111,20 @@ class AlignedUNet(ModalityUNet):
         return logits if decoder.deep_supervision else logits[0]
 
     def masked(self, features: Tensor, modality: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (n, c, *f), masked where their modality is, and the discriminator's logits (n, 1, *f)."""
+        """Features (n, c, *f), those of target modalities masked, and the discriminator's logits (n, 1, *f)."""
         decisions: Tensor = self.local_discriminator(features)
         signed = signed_decision(decisions.detach() if self.detached else decisions, self.game)
         raised = local_feature_mask(features, signed)
-        chosen = self.passes_mask[modality].view(-1, *[1] * (features.ndim - 1))
+        chosen = self.is_target[modality].view(-1, *[1] * (features.ndim - 1))
         return torch.where(chosen, raised, features), decisions
 
     def for_modality(self, index: int) -> dict[str, Tensor]:
-        """As :meth:`ModalityUNet.for_modality`; where the mask does not act, nothing is lost.
+        """As :meth:`ModalityUNet.for_modality`; for a source modality the mask does not act, and nothing is lost.
 
         Raises:
-            UnsupportedError: a modality whose features the discriminator masks also at inference.
+            UnsupportedError: a target modality, whose features the discriminator masks also at inference.
         """
-        if bool(self.passes_mask[index]):
+        if bool(self.is_target[index]):
             raise UnsupportedError(
                 f"features of {self.modalities[index]} pass a mask that a discriminator makes, at inference too; "
                 'no stock network has one: predict with "crossmod predict", or train with local_alignment=false'
@@ -137,7 +137,7 @@ def build_aligned_unet(
     unet: Any,
     patch_size: Sequence[int],
     strides: Sequence[Sequence[int]],
-    masked: Sequence[str],
+    targets: Sequence[str],
     side: FeatureSide,
     stage: int | None,
     width: int,
@@ -151,7 +151,7 @@ def build_aligned_unet(
         unet: the network.
         patch_size: planned size of its input.
         strides: planned strides, one per stage, the first at full resolution.
-        masked, side, detached, game: of the :class:`AlignedUNet`.
+        targets, side, detached, game: of the :class:`AlignedUNet`.
         stage: whose features are aligned; ``None`` is the bottleneck of the encoder, or the decoder's full resolution.
         width: channels of D1's first layer.
     """
@@ -160,4 +160,4 @@ def build_aligned_unet(
     stride = [math.prod(axis) for axis in zip(*strides[: stage + 1], strict=True)]
     size = [length // step for length, step in zip(patch_size, stride, strict=True)]
     discriminator = build_feature_discriminator(unet.encoder.output_channels[stage], size, width)
-    return AlignedUNet(unet, discriminator, masked, side, stage, detached, game)
+    return AlignedUNet(unet, discriminator, targets, side, stage, detached, game)
