@@ -98,7 +98,8 @@ def predict_by_all(
                 ]
                 os.replace(f"{staging}/{case}{ending}", output / f"{case}{ending}")
     table = pd.DataFrame(rows)
-    write_whole(output / AGREEMENT, table.to_csv(index=False))
+    if rows:
+        write_whole(output / AGREEMENT, table.to_csv(index=False))
     if failures:
         raise CrossmodError("; ".join(failures))
     return cast("pd.DataFrame", table)
