@@ -117,6 +117,16 @@ def test_configurations_are_compared_without_hidden_labels(
         assert "Highest criterion: 2d" in said
 
 
+def test_pseudo_labels_are_none_to_choose_by(make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
+    def annotate(dataset_json: dict[str, Any]) -> None:
+        for case in dataset_json["crossmod"]["cases"].values():
+            case |= {"annotated": "all", "pseudo": True} if case["modality"] == "lge" else {}
+
+    validated(make_trainer("JointTrainer", change_dataset=annotate))
+    assert main(["choose", "-d", "901", "-tr", "JointTrainer", "-p", "nnUNetPlans_tiny", "-c", "2d"]) == 0
+    assert "0.8000" in capsys.readouterr().out
+
+
 def test_without_probabilities_the_way_to_them_is_told(
     make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
