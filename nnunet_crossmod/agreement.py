@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnunet_crossmod.errors import CrossmodError
+from nnunet_crossmod.paths import read_json
 from nnunet_crossmod.raw.image_files import read_image
 
 __all__ = [
     "AGREEMENT",
     "NEW_SCANS",
     "PICTURE",
+    "RECORD",
     "agreement",
     "dice",
     "kept_share",
@@ -35,10 +37,13 @@ __all__ = [
     "pairwise_dice",
     "rank_correlation",
     "read_label_map",
+    "rounds_of",
 ]
 
 AGREEMENT, PICTURE = "agreement.csv", "kept.png"
 """What a round of self-training leaves: agreement per case and structure, and what was kept of the least agreed."""
+RECORD = "self_training.json"
+"""What is trained in which data sets, in the work folder of the self-training."""
 NEW_SCANS = "new_scans.csv"
 """The same agreement for new scans, in the work folder of the self-training."""
 
@@ -156,3 +161,10 @@ def read_label_map(file: Path) -> LabelMap:
     except CrossmodError as error:
         raise CrossmodError(f"{file} is missing or damaged: remove it, and run the same command again") from error
     return label_map
+
+
+def rounds_of(work: Path, dataset: str) -> list[str]:
+    """The pseudo-labelled data sets that the self-training of a data set in that folder made, or will make."""
+    file = work / RECORD
+    record = read_json(file, f"remove {work}") if file.is_file() else {}
+    return list(record["pseudo_labelled"]) if record.get("dataset") == dataset else []

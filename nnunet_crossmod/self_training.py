@@ -18,6 +18,7 @@ from tqdm import tqdm
 from nnunet_crossmod.agreement import (
     AGREEMENT,
     PICTURE,
+    RECORD,
     agreement,
     dice,
     kept_share,
@@ -35,9 +36,8 @@ from nnunet_crossmod.pseudo_dataset import BaseDataset, free_id, id_of, write_ps
 from nnunet_crossmod.raw.atomic_folder import atomic_folder, link_or_copy
 from nnunet_crossmod.raw.block import CrossmodBlock
 
-__all__ = ["Model", "SelfTraining", "rounds_of"]
+__all__ = ["Model", "SelfTraining"]
 
-RECORD = "self_training.json"
 ROWS_OF_PICTURE = 8
 
 
@@ -229,13 +229,6 @@ class SelfTraining:
         least = least_agreed(table).index[:ROWS_OF_PICTURE]
         kept_label_grid([slices[str(case)] for case in least], structures, folder / PICTURE)
         return table, digest.hexdigest()
-
-
-def rounds_of(work: Path, dataset: str) -> list[str]:
-    """The pseudo-labelled data sets that the self-training of a data set in that folder made, or will make."""
-    file = work / RECORD
-    record = read_json(file, f"remove {work}") if file.is_file() else {}
-    return list(record["pseudo_labelled"]) if record.get("dataset") == dataset else []
 
 
 def mean_of(table: pd.DataFrame, column: str) -> float:

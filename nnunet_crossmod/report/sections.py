@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from tqdm import tqdm
 
+from nnunet_crossmod.agreement import rounds_of
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.evaluation import read_scores
 from nnunet_crossmod.evaluation.comparison import RECORD, SPREAD, Roles, compare, shown
@@ -32,7 +33,6 @@ from nnunet_crossmod.report.charts import METHOD_COLOURS, SHAPES, line_chart, me
 from nnunet_crossmod.report.page import Entry, Figure, Group, Key, Section, picture, render
 from nnunet_crossmod.report.terms import SELECTION, meaning_of_loss, meanings_of_columns
 from nnunet_crossmod.report.trust import agreement_of_predictions, trust
-from nnunet_crossmod.self_training import rounds_of
 
 __all__ = ["write_report"]
 
