@@ -156,9 +156,8 @@ def write_pseudo_dataset(
         raise CrossmodError(f"{preprocessed} is not preprocessed for {configuration}: remove it to make it again")
     with atomic_folder(preprocessed) as complete:
         write_plans({**planned, "dataset_name": name}, complete)
-        for file in (SPLITS, FINGERPRINT):
-            if (base.preprocessed / file).is_file():  # trainings of fold "all" need no splits
-                shutil.copyfile(base.preprocessed / file, complete / file)
+        _copy_splits(base, complete)
+        shutil.copyfile(base.preprocessed / FINGERPRINT, complete / FINGERPRINT)
         shutil.copyfile(raw / "dataset.json", complete / "dataset.json")
         preprocess(id_of(name), configuration, plans, preprocessed=complete.parent, log=log)
 
@@ -174,11 +173,16 @@ def _write_raw(base: BaseDataset, raw: Path, labels: Path, description: Mapping[
         for part in ("imagesTs", "labelsTs"):
             for file in sorted((base.raw / part).glob(f"*{ending}")):
                 link_or_copy(file, complete / part / file.name)
-        if (base.preprocessed / SPLITS).is_file():
-            shutil.copyfile(base.preprocessed / SPLITS, complete / SPLITS)
+        _copy_splits(base, complete)
         (complete / "dataset.json").write_text(
             json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
+
+
+def _copy_splits(base: BaseDataset, folder: Path) -> None:
+    """The same folds as the base's; trainings of fold "all" need none."""
+    if (base.preprocessed / SPLITS).is_file():
+        shutil.copyfile(base.preprocessed / SPLITS, folder / SPLITS)
 
 
 def _description(base: BaseDataset, name: str, made_from: Mapping[str, Any]) -> dict[str, Any]:
