@@ -4,6 +4,7 @@ from nnunet_crossmod.data.augmentation import GinSamples, IntensityAugmentation
 from nnunet_crossmod.data.batch import CrossModalBatch, Rows
 from nnunet_crossmod.data.class_local_curves import class_local_curves
 from nnunet_crossmod.data.class_mix import with_class_mix
+from nnunet_crossmod.data.cut_mix import with_cut_mix
 from nnunet_crossmod.data.dataset import CrossModalDataset, RegisteredScans
 from nnunet_crossmod.data.intensity_augmentation import augment_intensity, spatial_part
 from nnunet_crossmod.data.loader import BalancedDataLoader, RegisteredDataLoader, check_batch_size
@@ -31,4 +32,5 @@ __all__ = [
     "representative_patches",
     "spatial_part",
     "with_class_mix",
+    "with_cut_mix",
 ]

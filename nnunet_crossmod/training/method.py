@@ -22,6 +22,7 @@ from nnunet_crossmod.data import (
     IntensityAugmentation,
     representative_patches,
     with_class_mix,
+    with_cut_mix,
 )
 from nnunet_crossmod.errors import CrossmodError
 from nnunet_crossmod.nn import DiscriminatorDesign, ModalityUNet, build_discriminator
@@ -94,6 +95,8 @@ class Method:
     """Confidence of the teacher that is always enough."""
     teacher_trust: Share = 0.75
     """Share of every predicted class's voxels whose labels are learnt, the surest ones."""
+    teacher_cut_mix: Share = 0.0
+    """Share of the target samples that get a box of another one pasted in, with the teacher's labels."""
     teacher_mix: Share = 0.0
     """Share of the target samples that get the structures of a source sample pasted in, with their labels."""
     adaptation_share: Share | None = 0.2
@@ -285,8 +288,11 @@ class Method:
         return IntensityAugmentation(curves, gin, self.gin_probability, in_step, self.short_first_axis)
 
     def augmented(self, batch: CrossModalBatch) -> CrossModalBatch:
-        """The batch as a network learns from it: source structures pasted into the target, as ``teacher_mix`` says,
-        and intensities augmented, as far as that is done in the step."""
+        """The batch as a network learns from it: boxes of target samples and structures of the source pasted into the
+        target, as ``teacher_cut_mix`` and ``teacher_mix`` say, and intensities augmented, as far as that is done in
+        the step."""
+        if batch.pseudo_labels is not None and self.teacher_cut_mix > 0:
+            batch = with_cut_mix(batch, self.teacher_cut_mix)
         if batch.pseudo_labels is not None and self.teacher_mix > 0:
             batch = with_class_mix(batch, self.teacher_mix)
         return self.intensity_augmentation()(batch)

@@ -124,7 +124,7 @@ def test_it_joins_after_its_warm_up_and_labels_the_target_alone(augmentation: st
 
 @pytest.mark.parametrize("name", ["AICLTrainer", "MPSCLTrainer", "EAMTrainer", "JointTrainer"])
 def test_any_trainer_can_have_one(name: str, make_trainer: MakeTrainer) -> None:
-    trainer = started(make_trainer(name, teacher=True, teacher_mix=1.0, **AT_ONCE))
+    trainer = started(make_trainer(name, teacher=True, teacher_mix=1.0, teacher_cut_mix=1.0, **AT_ONCE))
     terms = trainer.train_step(next(trainer.dataloader_train))["terms"]
     assert torch.isfinite(terms["segmenter/teacher"])
     assert "segmenter/sup" in terms or "segmenter/seg" in terms
@@ -138,7 +138,7 @@ def test_any_trainer_can_have_one(name: str, make_trainer: MakeTrainer) -> None:
     ],
 )
 def test_translating_trainers_can_have_one(name: str, settings: dict[str, Any], make_trainer: MakeTrainer) -> None:
-    trainer = started(make_trainer(name, teacher=True, teacher_mix=1.0, **AT_ONCE, **settings))
+    trainer = started(make_trainer(name, teacher=True, teacher_mix=1.0, teacher_cut_mix=1.0, **AT_ONCE, **settings))
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
     loaded = next(trainer.dataloader_train)
