@@ -30,7 +30,7 @@ def resized(probabilities: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(probabilities.shape[2:]) == tuple(size):
         return probabilities
     pool = functional.adaptive_avg_pool2d if len(size) == 2 else functional.adaptive_avg_pool3d
-    averaged: Tensor = pool(probabilities, list(size))
+    averaged: Tensor = pool(probabilities, tuple(size))  # type: ignore[arg-type]
     return averaged
 
 

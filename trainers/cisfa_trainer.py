@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -117,17 +117,17 @@ class CISFATrainer(TranslatingTrainer):
         self.translator = self.build_translator(self.plans_manager, self.configuration_manager, channels)
         self.patch_heads = nn.ModuleList(map(ProjectionHead, self.translator.generator.feature_channels))
         trained = {"translator": self.translator, **({"patch_heads": self.patch_heads} if self.pcl_weight > 0 else {})}
-        g = {"lr": self.generator_lr, "forward": self.translation}
+        g: dict[str, Any] = {"lr": self.generator_lr, "forward": self.translation}
         players = [adam("generator", nn.ModuleDict(trained), self.generator_objective, **g)]
         segmenter.forward = self.segmentation
         if self.gcl_weight > 0 and self.gcl_mode == "sequential":
             self.contrast_head = self.global_head()
             encoder = nn.ModuleDict({"encoder": self.bare_network.encoder, **self.contrast_head})
-            e = {"lr": self.initial_lr, "forward": self.shown_to_segmenter}
+            e: dict[str, Any] = {"lr": self.initial_lr, "forward": self.shown_to_segmenter}
             players.append(adam("encoder", encoder, self.encoder_objective, **e))
             segmenter.forward = self.segmented
         players.append(segmenter)
-        width, d = self.discriminator_width, {"lr": self.discriminator_lr}
+        width, d = self.discriminator_width, dict[str, Any](lr=self.discriminator_lr)
         d_g = self.image_discriminator = ImageDiscriminator(channels, size[self.translator.slicewise :], width)
         players.append(adam("image_discriminator", d_g, self.image_discriminator_objective, **d))
         if self.fool_weight > 0:
@@ -161,7 +161,8 @@ class CISFATrainer(TranslatingTrainer):
         encoded = self.translator.generator.encode(outputs.translated)
         queries = [where_it_shows_something(outputs.source, query) for query in encoded]
         terms = []
-        for head, query, key in zip(self.patch_heads, queries, outputs.features, strict=True):
+        heads: Iterable[Any] = self.patch_heads
+        for head, query, key in zip(heads, queries, outputs.features, strict=True):
             size = query.shape[2:]
             chosen = torch.randperm(size.numel(), device=query.device)[: self.pcl_locations]
             foreground = labels_at(outputs.foreground, size).flatten(1)[:, chosen]
@@ -232,7 +233,8 @@ class CISFATrainer(TranslatingTrainer):
 
     def as_target(self, images: Tensor, modality: Tensor | None = None) -> Tensor:
         """Source images (n, c, *s), z-scores, in the target's style; G knows one way."""
-        return self.translator(images)
+        translated: Tensor = self.translator(images)
+        return translated
 
     def draw(self, batch: CrossModalBatch, folder: Path) -> None:
         source, target = batch.images[batch.source_rows], batch.images[batch.target_rows]

@@ -123,11 +123,10 @@ class EAMTrainer(CrossModalTrainer):
         """The modalities that have attention modules of their own; the others look through those of the first."""
         return self.block.source if self.source_guides() else self.block.modalities
 
-    def attention(self, modality: str) -> nn.ModuleList:
+    def attention(self, modality: str) -> Any:
         """The attention modules that look at a modality's features, the lowest scale first."""
         own = self.attentive()
-        scales: nn.ModuleList = self.heads["attention"][own.index(modality) if modality in own else 0]
-        return scales
+        return self.heads["attention"][own.index(modality) if modality in own else 0]
 
     def class_embeddings(self) -> Tensor:
         """Q (m, z, c); in V3 the network's own, from which its gains derive."""
@@ -195,8 +194,10 @@ class EAMTrainer(CrossModalTrainer):
         for scale in range(len(outputs.maps[present[0][0]])):
             seen = [self.attention(m)[scale].predict(outputs.maps[m][scale].attention) for m, _ in present]
             size = seen[0].shape[2:]
-            known = (torch.cat([labels_at(maps[rows], size) for _, rows in present]) for maps in (labels, trusted))
-            taught = trusted_dice_ce(torch.cat(seen), *known)
+            known, sure = (
+                torch.cat([labels_at(maps[rows], size) for _, rows in present]) for maps in (labels, trusted)
+            )
+            taught = trusted_dice_ce(torch.cat(seen), known, sure)
             terms.append(self.teacher_weight * self.teacher_share * taught)
         return terms
 

@@ -81,6 +81,8 @@ class GLUATrainer(TranslatingTrainer):
         "translator", "image_discriminator/fakes_detected", "image_discriminator/misjudged", "cycle_weight"
     )
 
+    translator: StyleTranslator
+
     style_transfer: bool = True
     stage_1: Annotated[float, Bounds(0, 1, above=True, below=True)] = 0.2
     """Share of the training that is stage 1, rounded to whole epochs; each stage has at least one. There is no stage 1
@@ -252,7 +254,7 @@ class GLUATrainer(TranslatingTrainer):
         target = outputs.batch.target_rows
         joined = self.joined(self.stage_2 / self.num_epochs)
         losses = Losses().add("sup", self.supervised_loss(outputs.logits, outputs.batch))
-        if self.local_alignment:
+        if outputs.decisions is not None:
             losses.adapt("local", fool(outputs.decisions[target], self.gan_loss), self.local_weight * joined)
         if self.global_alignment:
             scores = self.d2(batch.framed(outputs.logits[0].softmax(1))[target])
@@ -261,6 +263,7 @@ class GLUATrainer(TranslatingTrainer):
 
     def local_discriminator_objective(self, batch: CrossModalBatch, outputs: Segmentation) -> Losses:
         """D1 detects features of the target among those of the translated source, voxel by voxel."""
+        assert outputs.features is not None
         return self.detection(self.bare_network.local_discriminator(outputs.features.detach()), outputs.batch)
 
     def global_discriminator_objective(self, batch: CrossModalBatch, outputs: Segmentation) -> Losses:

@@ -259,6 +259,8 @@ class ImageTranslator(nn.Module):
         slicewise: volumes pass a 2D generator slice by slice, across their first axis.
     """
 
+    generator: Any
+
     def __init__(self, generator: nn.Module, slicewise: bool = False) -> None:
         super().__init__()
         self.generator = generator

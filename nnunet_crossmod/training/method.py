@@ -134,6 +134,7 @@ class Method:
     optimizer: torch.optim.Optimizer
     players: list[Player]
     seen: dict[str, Case]
+    heads: Any
     teaching: Teacher | None
 
     # ---- what a method says ------------------------------------------------------------------------------------
@@ -231,13 +232,12 @@ class Method:
         return self.step / (self.num_epochs * self.num_iterations_per_epoch)
 
     @property
-    def bare_network(self) -> nn.Module:
-        """The network without the wrappers of torch.compile and DistributedDataParallel."""
+    def bare_network(self) -> Any:
+        """The network, a module, without the wrappers of torch.compile and DistributedDataParallel."""
         # nnU-Net wraps it after configure_optimizers, which may ask for it
         wrapped = isinstance(self.network, DistributedDataParallel)
         module: Any = self.network.module if wrapped else self.network
-        network: nn.Module = module._orig_mod if isinstance(module, OptimizedModule) else module
-        return network
+        return module._orig_mod if isinstance(module, OptimizedModule) else module
 
     @property
     def segmenter(self) -> Player:
@@ -329,8 +329,7 @@ class Method:
             level: of deep supervision, that the maps are of.
         """
         plan, stride = self.configuration_manager, self.stage_strides[level]
-        network: Any = self.bare_network
-        channels: int = width or min(64, 2 * network.encoder.output_channels[0])
+        channels: int = width or min(64, 2 * self.bare_network.encoder.output_channels[0])
         classes = self.label_manager.num_segmentation_heads
         size, spacing = (np.array(plan.patch_size) // stride).tolist(), (np.array(plan.spacing) * stride).tolist()
         return build_discriminator(design, classes, size, spacing, channels)

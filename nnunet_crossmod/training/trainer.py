@@ -196,8 +196,7 @@ class CrossModalTrainer(Method, nnUNetTrainer):  # type: ignore[misc]
             torch.manual_seed(self.seed)
             np.random.seed(self.seed)
         super().initialize()
-        network: Any = self.bare_network
-        network.expects_crop = False  # whatever a training shows it is cropped
+        self.bare_network.expects_crop = False  # whatever a training shows it is cropped
         check_role_sizes(self.block, self._seen_of_all(), self.batch_size, self._target_samples())
         gathered = self.is_ddp and self.gathers_dice()
         ignore, batch_dice = self.label_manager.ignore_label, self.configuration_manager.batch_dice
