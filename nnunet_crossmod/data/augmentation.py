@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,6 +27,7 @@ class IntensityAugmentation:
 
     Args:
         curve_probability: share of the annotated samples whose classes get curves of their own (SLAug).
+        curves_by_teacher: whether the classes of unannotated target samples do, too, as a teacher labels them.
         gin: the samples that pass a random convolutional network (GIN).
         gin_probability: share of them that do.
         nnunet: whether nnU-Net's own intensity changes follow.
@@ -33,6 +35,7 @@ class IntensityAugmentation:
     """
 
     curve_probability: float = 0.5
+    curves_by_teacher: bool = True
     gin: GinSamples = "all"
     gin_probability: float = 1.0
     nnunet: bool = True
@@ -41,19 +44,23 @@ class IntensityAugmentation:
     def __call__(self, batch: CrossModalBatch) -> CrossModalBatch:
         """The batch with other intensities; the batch itself where nothing is switched on."""
         images = batch.images
-        if self.curve_probability > 0 and batch.annotations:
-            images = self._with_curves(images, batch)
+        if self.curve_probability > 0:
+            for rows, labels in self._labelled(batch):
+                curved = class_local_curves(images[rows], labels, max(batch.block.labels.values()) + 1)
+                images = _replaced_at_random(images, rows, curved, self.curve_probability)
         if self.gin != "off":
             images = self._with_gin(images, slice(None) if self.gin == "all" else batch.source_rows)
         if self.nnunet:
             images = augment_intensity(images, self.keep_first_axis)
         return batch if images is batch.images else replace(batch, images=images, scanned=batch.inside)
 
-    def _with_curves(self, images: Tensor, batch: CrossModalBatch) -> Tensor:
-        rows = batch.annotated_rows
-        num_classes = max(batch.block.labels.values()) + 1
-        curved = class_local_curves(images[rows], batch.labels[0][rows], num_classes)
-        return _replaced_at_random(images, rows, curved, self.curve_probability)
+    def _labelled(self, batch: CrossModalBatch) -> Iterator[tuple[Rows, Tensor]]:
+        """The samples whose classes are known, and their labels."""
+        if self.curves_by_teacher and batch.pseudo_labels is not None:
+            rows, places = batch.taught_rows()
+            yield rows, batch.pseudo_labels[places]
+        if batch.annotations:
+            yield batch.annotated_rows, batch.labels[0][batch.annotated_rows]
 
     def _with_gin(self, images: Tensor, rows: Rows) -> Tensor:
         return _replaced_at_random(images, rows, random_convolution(images[rows]), self.gin_probability)

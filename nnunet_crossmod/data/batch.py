@@ -107,6 +107,22 @@ class CrossModalBatch:
         """Index of the samples of which training may see some label."""
         return self.rows_where(lambda case: case.annotated)
 
+    def taught(self, modality: str | None = None) -> list[tuple[int, int]]:
+        """The samples of the target, or of one modality of it, of which training may see no label: their row in the
+        batch, and their place among the pseudo-labels."""
+        target = self._where(lambda case: case.modality in self.block.target)
+        return [
+            (row, place)
+            for place, row in enumerate(target)
+            if not self.cases[row].annotated and modality in (None, self.cases[row].modality)
+        ]
+
+    def taught_rows(self, modality: str | None = None) -> tuple[Rows, Rows]:
+        """Index of :meth:`taught` in the batch, and among the pseudo-labels."""
+        taught = self.taught(modality)
+        in_batch, among_labels = (rows(tuple(pair[i] for pair in taught), self.images.device) for i in (0, 1))
+        return in_batch, among_labels
+
     @property
     def foreground(self) -> Tensor:
         """Where the labels at full resolution (n, *s) are a structure: not background, padding or ignore."""

@@ -63,20 +63,18 @@ def with_class_mix(batch: CrossModalBatch, share: float) -> CrossModalBatch:
     assert batch.pseudo_labels is not None
     assert batch.trusted is not None
     structures = set(batch.block.labels.values())
-    of_target = [row for row, case in enumerate(batch.cases) if case.modality in batch.block.target]
     given = [
         row
         for row, case in enumerate(batch.cases)
         if case.modality in batch.block.source and structures <= case.visible
     ]
-    free = [place for place, row in enumerate(of_target) if not batch.cases[row].annotated]
+    free = batch.taught()
     # drawn on the host, where samples are chosen: the device is not waited for
     wanted = [free[i] for i in torch.randperm(len(free)).tolist() if torch.rand(()).item() < share]
     origins = [given[i] for i in torch.randperm(len(given)).tolist()][: len(wanted)]
-    places = wanted[: len(origins)]
-    if not places:
+    if not origins or not wanted:
         return batch
-    rows = [of_target[place] for place in places]
+    rows, places = map(list, zip(*wanted[: len(origins)], strict=True))
     images, labels, trusted = batch.images.clone(), batch.pseudo_labels.clone(), batch.trusted.clone()
     images[rows], labels[places], trusted[places] = class_mix(
         images[rows],

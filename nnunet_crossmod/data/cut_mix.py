@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nnunet_crossmod.data.batch import CrossModalBatch, rows
+from nnunet_crossmod.data.batch import CrossModalBatch
 from nnunet_crossmod.data.class_mix import Mixed
 
 __all__ = ["cut_mix", "random_boxes", "with_cut_mix"]
@@ -64,17 +64,7 @@ def with_cut_mix(batch: CrossModalBatch, share: float) -> CrossModalBatch:
     if batch.registered:
         return batch
     images, labels, trusted = batch.images.clone(), batch.pseudo_labels.clone(), batch.trusted.clone()
-    of_target = [row for row, case in enumerate(batch.cases) if case.modality in batch.block.target]
     for modality in batch.block.target:
-        free = [
-            (place, row)
-            for place, row in enumerate(of_target)
-            if batch.cases[row].modality == modality and not batch.cases[row].annotated
-        ]
-        if not free:
-            continue
-        places, chosen = (rows(positions, images.device) for positions in zip(*free, strict=True))
-        images[chosen], labels[places], trusted[places] = cut_mix(
-            images[chosen], labels[places], trusted[places], share
-        )
+        rows, places = batch.taught_rows(modality)
+        images[rows], labels[places], trusted[places] = cut_mix(images[rows], labels[places], trusted[places], share)
     return replace(batch, images=images, pseudo_labels=labels, trusted=trusted)

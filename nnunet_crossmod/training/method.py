@@ -95,6 +95,8 @@ class Method:
     """Confidence of the teacher that is always enough."""
     teacher_trust: Share = 0.75
     """Share of every predicted class's voxels whose labels are learnt, the surest ones."""
+    teacher_curves: bool = True
+    """Whether target samples get class-local curves, too, by the teacher's labels (``curve_probability``)."""
     teacher_cut_mix: Share = 0.0
     """Share of the target samples that get a box of another one pasted in, with the teacher's labels."""
     teacher_mix: Share = 0.0
@@ -285,7 +287,9 @@ class Method:
         by itself. A teacher labels them as they are."""
         curves, gin = self.curve_probability or 0.0, self.gin or "off"
         in_step = self.augments_in_objective or gin != "off" or curves > 0 or self.teacher
-        return IntensityAugmentation(curves, gin, self.gin_probability, in_step, self.short_first_axis)
+        return IntensityAugmentation(
+            curves, self.teacher_curves, gin, self.gin_probability, in_step, self.short_first_axis
+        )
 
     def augmented(self, batch: CrossModalBatch) -> CrossModalBatch:
         """The batch as a network learns from it: boxes of target samples and structures of the source pasted into the

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -69,6 +71,12 @@ def test_only_unannotated_targets_of_one_modality_are_mixed() -> None:
     assert mixed.pseudo_labels is not None
     assert torch.equal(mixed.pseudo_labels, mixed.images[batch.target_rows][:, 0].long())
     assert torch.equal(with_cut_mix(batch, 0.0).images, batch.images)
+
+
+def test_annotated_targets_stay_as_they_are() -> None:
+    batch = a_batch()
+    annotated = replace(batch, cases=tuple(replace(case, visible=frozenset({1})) for case in batch.cases))
+    assert torch.equal(with_cut_mix(annotated, 1.0).images, batch.images)
 
 
 def test_registered_scans_keep_their_place() -> None:
