@@ -17,6 +17,7 @@ from nnunet_crossmod.training.teacher import Teacher, ramp
 
 MakeTrainer = Callable[..., Any]
 AT_ONCE = {"teacher_start": 0.0, "teacher_ramp": 0.0}
+EVERY_MIX = {"teacher_mix": 1.0, "teacher_cut_mix": 1.0, "teacher_curves": True}
 
 
 class Maps(NamedTuple):
@@ -124,7 +125,7 @@ def test_it_joins_after_its_warm_up_and_labels_the_target_alone(augmentation: st
 
 @pytest.mark.parametrize("name", ["AICLTrainer", "MPSCLTrainer", "EAMTrainer", "JointTrainer"])
 def test_any_trainer_can_have_one(name: str, make_trainer: MakeTrainer) -> None:
-    trainer = started(make_trainer(name, teacher=True, teacher_mix=1.0, teacher_cut_mix=1.0, **AT_ONCE))
+    trainer = started(make_trainer(name, teacher=True, **EVERY_MIX, **AT_ONCE))
     terms = trainer.train_step(next(trainer.dataloader_train))["terms"]
     assert torch.isfinite(terms["segmenter/teacher"])
     assert "segmenter/sup" in terms or "segmenter/seg" in terms
@@ -138,7 +139,7 @@ def test_any_trainer_can_have_one(name: str, make_trainer: MakeTrainer) -> None:
     ],
 )
 def test_translating_trainers_can_have_one(name: str, settings: dict[str, Any], make_trainer: MakeTrainer) -> None:
-    trainer = started(make_trainer(name, teacher=True, teacher_mix=1.0, teacher_cut_mix=1.0, **AT_ONCE, **settings))
+    trainer = started(make_trainer(name, teacher=True, **EVERY_MIX, **AT_ONCE, **settings))
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
     loaded = next(trainer.dataloader_train)
