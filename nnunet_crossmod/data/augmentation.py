@@ -35,7 +35,7 @@ class IntensityAugmentation:
     """
 
     curve_probability: float = 0.5
-    curves_by_teacher: bool = False
+    curves_by_teacher: bool = True
     gin: GinSamples = "all"
     gin_probability: float = 1.0
     nnunet: bool = True

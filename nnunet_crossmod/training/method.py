@@ -95,7 +95,7 @@ class Method:
     """Confidence of the teacher that is always enough."""
     teacher_trust: Share = 0.75
     """Share of every predicted class's voxels whose labels are learnt, the surest ones."""
-    teacher_curves: bool = False
+    teacher_curves: bool = True
     """Whether target samples get class-local curves, too, by the teacher's labels (``curve_probability``)."""
     teacher_cut_mix: Share = 0.0
     """Share of the target samples that get a box of another one pasted in, with the teacher's labels."""

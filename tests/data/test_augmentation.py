@@ -74,9 +74,9 @@ def test_annotated_targets_get_curves(batch: CrossModalBatch) -> None:
 def test_a_teacher_labels_the_classes_of_the_others(batch: CrossModalBatch) -> None:
     labels = torch.randint(0, 3, (2, 16, 16))
     taught = batch.with_pseudo_labels(labels, torch.zeros_like(labels, dtype=torch.bool))
-    assert changed(taught, curve_probability=1.0, curves_by_teacher=True) == [True] * 4
-    assert changed(taught, curve_probability=1.0) == [True, False, True, False]
-    assert changed(taught, curve_probability=0.0, curves_by_teacher=True) == [False] * 4
+    assert changed(taught, curve_probability=1.0) == [True] * 4
+    assert changed(taught, curve_probability=1.0, curves_by_teacher=False) == [True, False, True, False]
+    assert changed(taught, curve_probability=0.0) == [False] * 4
 
 
 def test_annotated_targets_get_curves_by_their_own_labels(batch: CrossModalBatch) -> None:
@@ -86,8 +86,7 @@ def test_annotated_targets_get_curves_by_their_own_labels(batch: CrossModalBatch
     for labels in (torch.zeros(2, 16, 16, dtype=torch.long), torch.ones(2, 16, 16, dtype=torch.long)):
         torch.manual_seed(0)
         taught = annotated.with_pseudo_labels(labels, labels.bool())
-        augmentation = IntensityAugmentation(**{**OFF, "curve_probability": 1.0, "curves_by_teacher": True})
-        outcomes.append(augmentation(taught).images)
+        outcomes.append(IntensityAugmentation(**{**OFF, "curve_probability": 1.0})(taught).images)
     assert torch.equal(*outcomes)
     assert (outcomes[0] != batch.images).flatten(1).any(1).all()
 

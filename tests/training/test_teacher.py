@@ -17,7 +17,7 @@ from nnunet_crossmod.training.teacher import Teacher, ramp
 
 MakeTrainer = Callable[..., Any]
 AT_ONCE = {"teacher_start": 0.0, "teacher_ramp": 0.0}
-EVERY_MIX = {"teacher_mix": 1.0, "teacher_cut_mix": 1.0, "teacher_curves": True}
+EVERY_MIX = {"teacher_mix": 1.0, "teacher_cut_mix": 1.0}
 
 
 class Maps(NamedTuple):
