@@ -25,6 +25,7 @@ ROWS = [
     "SourceOnlyTrainer augmentation=nnunet",
     "SourceOnlyTrainer",
     "MeanTeacherTrainer target_batch_size=8",
+    "MeanTeacherTrainer target_batch_size=8 teacher_cut_mix=1",
     "AICLTrainer",
     "MPSCLTrainer",
 ]
