@@ -295,10 +295,11 @@ class Method:
         """The batch as a network learns from it: boxes of target samples and structures of the source pasted into the
         target, as ``teacher_cut_mix`` and ``teacher_mix`` say, and intensities augmented, as far as that is done in
         the step."""
-        if batch.pseudo_labels is not None and self.teacher_cut_mix > 0:
-            batch = with_cut_mix(batch, self.teacher_cut_mix)
-        if batch.pseudo_labels is not None and self.teacher_mix > 0:
-            batch = with_class_mix(batch, self.teacher_mix)
+        if batch.pseudo_labels is not None:
+            if self.teacher_cut_mix > 0:
+                batch = with_cut_mix(batch, self.teacher_cut_mix)
+            if self.teacher_mix > 0:
+                batch = with_class_mix(batch, self.teacher_mix)
         return self.intensity_augmentation()(batch)
 
     def supervised_loss(self, logits: Sequence[Tensor], batch: CrossModalBatch) -> Tensor:
