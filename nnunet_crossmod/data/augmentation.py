@@ -56,7 +56,7 @@ class IntensityAugmentation:
 
     def _labelled(self, batch: CrossModalBatch) -> Iterator[tuple[Rows, Tensor]]:
         """The samples whose classes are known, and their labels."""
-        if self.curves_by_teacher and batch.pseudo_labels is not None:
+        if self.curves_by_teacher and batch.pseudo_labels is not None and batch.taught():
             rows, places = batch.taught_rows()
             yield rows, batch.pseudo_labels[places]
         if batch.annotations:

@@ -91,7 +91,7 @@ class CrossModalDataset(nnUNetBaseDataset):  # type: ignore[misc]
         hidden = [value for value in self.block.labels.values() if value not in visible]
         locations = properties["class_locations"]
         if not visible:
-            seg = np.broadcast_to(np.int16(0), seg.shape)
+            seg = VisibleLabels(np.broadcast_to(np.int16(0), seg.shape), ())
             locations = {key: [] for key in locations}
         elif hidden:
             seg = VisibleLabels(seg, hidden)
